@@ -1,0 +1,440 @@
+//! Reads the catalog of one database, now and whenever it may have changed.
+//!
+//! Three things lead to a new reading: a session reports that it sent a change
+//! ([`Database::note_change`]; until the reading is done [`Database::view`] is not fresh, and
+//! sessions measure), the periodic fingerprint differs (somebody else's change), and start-up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bb8_postgres::PostgresConnectionManager;
+use bb8_postgres::bb8::{Pool, RunError};
+use tokio::sync::{Notify, watch};
+use tokio_postgres::{Client, NoTls, error::SqlState};
+
+use super::rows::{CatalogRows, FunctionRow, RelationRow};
+use super::Catalog;
+use crate::config::Config;
+use crate::effect::cache::Analyzer;
+use crate::limits;
+use crate::session::View;
+use crate::telemetry::metrics::Metrics;
+use crate::versions::{self, SchemaState};
+
+/// Connections of the control plane to one database.
+pub type ControlPool = Pool<PostgresConnectionManager<NoTls>>;
+
+/// Why a database cannot be served.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LoadError {
+    /// The control connection or a query on it failed.
+    #[error("control connection to database \"{database}\": {reason}")]
+    Control {
+        /// Name.
+        database: String,
+        /// What the server or the network said.
+        reason: String,
+    },
+    /// The schema comes from a newer Turnstile, or is none of ours.
+    #[error("database \"{database}\": {reason}")]
+    Schema {
+        /// Name.
+        database: String,
+        /// What is there.
+        reason: String,
+    },
+    /// `require_schema` is set and the schema is missing.
+    #[error("database \"{0}\" has no turbo schema (run `turnstile install`, or serve with --install)")]
+    NotInstalled(String),
+    /// More databases than are watched.
+    #[error("more than {} databases", limits::DATABASES_MAX)]
+    TooMany,
+    /// The first reading took too long.
+    #[error("reading the catalog of database \"{0}\" takes longer than {:?}", limits::CATALOG_TIMEOUT)]
+    Slow(String),
+}
+
+/// One database: its catalog and its control connections.
+#[derive(Debug)]
+pub struct Database {
+    /// Name.
+    pub name: String,
+    pool: ControlPool,
+    analyzer: ArcSwap<Analyzer>,
+    /// Changes that sessions reported.
+    reported: AtomicU64,
+    /// Reports that the current catalog has seen.
+    seen: AtomicU64,
+    changed: Notify,
+    state: watch::Sender<Option<Result<(), LoadError>>>,
+}
+
+impl Database {
+    /// What sessions of this database go by.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View { analyzer: self.analyzer.load_full(), fresh: self.is_fresh() }
+    }
+
+    /// Whether `view` is what [`Database::view`] would return.
+    #[must_use]
+    pub fn is_current(&self, view: &View) -> bool {
+        std::ptr::eq(Arc::as_ptr(&*self.analyzer.load()), Arc::as_ptr(&view.analyzer)) && view.fresh == self.is_fresh()
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.reported.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire)
+    }
+
+    /// A session sent a statement that may change the catalog, or its transaction has ended.
+    pub fn note_change(&self) {
+        self.reported.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+
+    /// Control connections.
+    #[must_use]
+    pub const fn pool(&self) -> &ControlPool {
+        &self.pool
+    }
+
+    /// Waits for the first reading.
+    async fn ready(&self) -> Result<(), LoadError> {
+        let mut state = self.state.subscribe();
+        let wait = async {
+            loop {
+                if let Some(result) = state.borrow_and_update().clone() {
+                    return result;
+                }
+                if state.changed().await.is_err() {
+                    return Err(LoadError::Slow(self.name.clone()));
+                }
+            }
+        };
+        tokio::time::timeout(limits::CATALOG_TIMEOUT, wait).await.unwrap_or_else(|_| Err(LoadError::Slow(self.name.clone())))
+    }
+}
+
+/// All databases that clients have asked for.
+#[derive(Debug)]
+pub struct Databases {
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    known: Mutex<HashMap<String, Arc<Database>>>,
+    tasks: tokio_util::task::TaskTracker,
+    stop: tokio_util::sync::CancellationToken,
+}
+
+impl Databases {
+    /// None yet; readers and fold workers run until `stop`.
+    #[must_use]
+    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, stop: tokio_util::sync::CancellationToken) -> Self {
+        Self { config, metrics, known: Mutex::default(), tasks: tokio_util::task::TaskTracker::new(), stop }
+    }
+
+    /// The database of this name, its catalog read at least once.
+    ///
+    /// # Errors
+    /// [`LoadError`]; a database that does not exist is no error: the server tells the client.
+    pub async fn get(&self, name: &str) -> Result<Arc<Database>, LoadError> {
+        let database = self.find_or_add(name)?;
+        let ready = database.ready().await;
+        if ready.is_err() {
+            // The next client tries again.
+            self.lock().remove(name);
+        }
+        ready.map(|()| database)
+    }
+
+    /// Whether every known database could be read.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether no client has come yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until readers and fold workers have stopped.
+    pub async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Database>>> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn find_or_add(&self, name: &str) -> Result<Arc<Database>, LoadError> {
+        let mut known = self.lock();
+        if let Some(database) = known.get(name) {
+            return Ok(Arc::clone(database));
+        }
+        if known.len() >= limits::DATABASES_MAX {
+            return Err(LoadError::TooMany);
+        }
+        let database = Arc::new(Database {
+            name: name.to_owned(),
+            pool: control_pool(&self.config, name),
+            analyzer: ArcSwap::from_pointee(Analyzer::new(Catalog::default(), self.config.effect.clone())),
+            reported: AtomicU64::new(1),
+            seen: AtomicU64::new(0),
+            changed: Notify::new(),
+            state: watch::Sender::new(None),
+        });
+        known.insert(name.to_owned(), Arc::clone(&database));
+        let reader = Reader {
+            database: Arc::clone(&database),
+            config: Arc::clone(&self.config),
+            metrics: Arc::clone(&self.metrics),
+            generation: 0,
+            fingerprint: String::new(),
+        };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled(reader.run()).await });
+        let fold = versions::fold::run(Arc::clone(&database), Arc::clone(&self.config), Arc::clone(&self.metrics), self.stop.clone());
+        self.tasks.spawn(fold);
+        Ok(database)
+    }
+}
+
+/// Connections of the control plane to `database`.
+#[must_use]
+pub fn control_pool(config: &Config, database: &str) -> ControlPool {
+    let mut control = config.control.clone();
+    control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
+    Pool::builder()
+        .max_size(3)
+        .min_idle(0)
+        .connection_timeout(limits::CONNECT_TIMEOUT)
+        .idle_timeout(Some(Duration::from_secs(60)))
+        .retry_connection(false)
+        .build_unchecked(PostgresConnectionManager::new(control, NoTls))
+}
+
+/// The task that keeps one database's catalog current.
+struct Reader {
+    database: Arc<Database>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    generation: u64,
+    fingerprint: String,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        loop {
+            let outcome = self.refresh().await;
+            let failed = outcome.is_err();
+            if let Err(error) = &outcome {
+                tracing::warn!(database = %self.database.name, %error, "cannot read the catalog");
+            }
+            self.database.state.send_if_modified(|state| {
+                let first_or_better = state.is_none() || outcome.is_ok();
+                if first_or_better {
+                    *state = Some(outcome);
+                }
+                first_or_better
+            });
+            let pause = self.config.catalog_refresh;
+            if failed {
+                tokio::time::sleep(pause).await;
+            } else {
+                let _ = tokio::time::timeout(pause, self.database.changed.notified()).await;
+            }
+        }
+    }
+
+    /// Reads the catalog if it may have changed.
+    async fn refresh(&mut self) -> Result<(), LoadError> {
+        let reported = self.database.reported.load(Ordering::Acquire);
+        let database = Arc::clone(&self.database);
+        let connection = match database.pool.get().await {
+            Ok(connection) => connection,
+            Err(RunError::User(error)) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
+                // The server (or pooler) in front of the client has the word.
+                self.publish(Catalog::default(), reported);
+                return Ok(());
+            }
+            Err(error) => return Err(self.control_error(&error_words(&error))),
+        };
+        let state = self.schema_state(&connection).await?;
+        self.metrics.set_installed(&self.database.name, state.is_some());
+        let Some(()) = state else {
+            self.publish(Catalog::default(), reported);
+            return Ok(());
+        };
+        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        let unreported = reported == self.database.seen.load(Ordering::Acquire);
+        if unreported && fingerprint == self.fingerprint {
+            return Ok(());
+        }
+        let rows = load(&connection, &self.config.effect.tenant_column).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        self.generation += 1;
+        let catalog = rows.build(self.generation);
+        if let Err(error) = versions::register_domains(&connection, &catalog.domains).await {
+            tracing::debug!(database = %self.database.name, error = %pg_words(&error), "cannot register domains");
+        }
+        tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
+        self.fingerprint = fingerprint;
+        self.publish(catalog, reported);
+        Ok(())
+    }
+
+    fn publish(&self, catalog: Catalog, reported: u64) {
+        let current = self.database.analyzer.load();
+        let still_absent = !catalog.installed && !current.catalog.installed && current.catalog.generation == catalog.generation;
+        if !still_absent {
+            self.database.analyzer.store(Arc::new(Analyzer::new(catalog, self.config.effect.clone())));
+        }
+        self.database.seen.store(reported, Ordering::Release);
+    }
+
+    /// `Some` when the schema is there and ours; installs it where that is asked for.
+    async fn schema_state(&self, client: &Client) -> Result<Option<()>, LoadError> {
+        let name = || self.database.name.clone();
+        let mut state = versions::state(client).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        let wanted = matches!(state, SchemaState::Absent | SchemaState::Older(_)) && self.config.install;
+        if wanted {
+            match versions::install(client).await {
+                Ok(()) => state = SchemaState::Current,
+                Err(error) => tracing::warn!(database = %name(), error = %error, "cannot install the turbo schema"),
+            }
+        }
+        match state {
+            SchemaState::Current => {
+                if self.generation == 0 {
+                    versions::declare(client, &self.config.domains, &self.config.cascades)
+                        .await
+                        .map_err(|error| self.control_error(&pg_words(&error)))?;
+                }
+                Ok(Some(()))
+            }
+            SchemaState::Absent if self.config.require_schema => Err(LoadError::NotInstalled(name())),
+            SchemaState::Absent => {
+                if self.database.state.borrow().is_none() {
+                    tracing::warn!(
+                        database = %name(),
+                        "the turbo schema is not installed: this database is relayed without versions (run `turnstile install`, or serve with --install)"
+                    );
+                }
+                Ok(None)
+            }
+            other => Err(LoadError::Schema { database: name(), reason: other.to_string() }),
+        }
+    }
+
+    fn control_error(&self, reason: &str) -> LoadError {
+        LoadError::Control { database: self.database.name.clone(), reason: reason.to_owned() }
+    }
+}
+
+/// An error of the pool in words.
+#[must_use]
+pub fn error_words(error: &RunError<tokio_postgres::Error>) -> String {
+    match error {
+        RunError::User(error) => pg_words(error),
+        RunError::TimedOut => format!("no connection within {:?}", limits::CONNECT_TIMEOUT),
+    }
+}
+
+/// An error of tokio-postgres with what the server said.
+#[must_use]
+pub fn pg_words(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    match (error.as_db_error(), error.source()) {
+        (Some(server), _) => format!("{} (SQLSTATE {})", server.message(), server.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// Differs when something that the catalog is made of has changed. Cheap: no definitions are printed.
+async fn fingerprint(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let row = client.query_one(include_str!("fingerprint.sql"), &[]).await?;
+    row.try_get(0)
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// Of the connection.
+pub async fn load(client: &Client, tenant_column: &str) -> Result<CatalogRows, tokio_postgres::Error> {
+    // One snapshot for all of it: a single batch of pipelined queries in one transaction.
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let rows = load_in_transaction(client, tenant_column).await;
+    client.batch_execute("COMMIT").await?;
+    rows
+}
+
+async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<CatalogRows, tokio_postgres::Error> {
+    let pairs = |rows: Vec<tokio_postgres::Row>| -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    };
+    let names = |rows: Vec<tokio_postgres::Row>| -> Result<Vec<String>, tokio_postgres::Error> {
+        rows.iter().map(|row| row.try_get(0)).collect()
+    };
+    let functions = client.query(include_str!("functions.sql"), &[]).await?;
+    let relations = client.query(include_str!("relations.sql"), &[]).await?;
+    Ok(CatalogRows {
+        installed: true,
+        system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
+        functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
+        relations: relations.iter().map(relation_row).collect::<Result<_, _>>()?,
+        type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
+        operators: pairs(client.query(OPERATORS, &[]).await?)?,
+        implicit_functions: names(client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
+        cascades: pairs(client.query(CASCADES, &[]).await?)?,
+        tenant_column: tenant_column.to_owned(),
+    })
+}
+
+const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace \
+     UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
+const TYPE_CHECKS: &str = "SELECT t.typname::text, pg_catalog.pg_get_constraintdef(c.oid) FROM pg_catalog.pg_constraint c \
+     JOIN pg_catalog.pg_type t ON t.oid = c.contypid WHERE c.contype = 'c'";
+const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog.pg_operator o \
+     JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oprnamespace <> 'pg_catalog'::regnamespace";
+const IMPLICIT_FUNCTIONS: &str = "SELECT p.proname::text FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
+     WHERE p.pronamespace <> 'pg_catalog'::regnamespace";
+const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
+
+fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres::Error> {
+    Ok(FunctionRow {
+        schema: row.try_get(0)?,
+        name: row.try_get(1)?,
+        language: row.try_get(2)?,
+        body: row.try_get(3)?,
+        volatile: row.try_get(4)?,
+        extension: row.try_get(5)?,
+        oid: row.try_get(6)?,
+    })
+}
+
+fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres::Error> {
+    let kind: String = row.try_get(3)?;
+    Ok(RelationRow {
+        oid: row.try_get(0)?,
+        schema: row.try_get(1)?,
+        name: row.try_get(2)?,
+        kind: kind.chars().next().unwrap_or(' '),
+        temporary: row.try_get(4)?,
+        parents: row.try_get(5)?,
+        domain_override: row.try_get(6)?,
+        columns: row.try_get(7)?,
+        types: row.try_get(8)?,
+        trigger_events: row.try_get(9)?,
+        has_rules: row.try_get(10)?,
+        cascades_on_delete: row.try_get(11)?,
+        cascades_on_update: row.try_get(12)?,
+        read_expressions: row.try_get(13)?,
+        write_expressions: row.try_get(14)?,
+    })
+}

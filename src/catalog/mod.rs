@@ -1,0 +1,136 @@
+//! What the database knows and a statement's text does not say: which relations belong to which
+//! domain, what a write drags along, which functions may write.
+//!
+//! [`Catalog`] is an immutable value, built by [`rows`] (pure) from what [`loader`] (shell) read.
+//! It knows names, not sessions: a bare name stands for every relation or function of that name in
+//! any schema, so that no `search_path` can make an answer wrong, only less precise.
+
+pub mod loader;
+pub mod rows;
+
+use std::collections::{HashMap, HashSet};
+
+use crate::effect::unknown::UnknownReason;
+
+/// Data type of a tenant column, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenantType {
+    /// `uuid`: values in binary format are 16 bytes.
+    Uuid,
+    /// `text`, `varchar`, `char`: values that read as a uuid name a tenant.
+    Text,
+    /// Any other type: its values are no tenants that a reader could ask for.
+    Other,
+}
+
+/// The tenant column of a relation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantColumn {
+    /// Position among the columns, from 0, dropped columns not counted.
+    pub ordinal: usize,
+    /// Type.
+    pub data_type: TenantType,
+}
+
+/// The three ways to change rows, as trigger events know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteEvent {
+    /// INSERT, COPY FROM.
+    Insert,
+    /// UPDATE.
+    Update,
+    /// DELETE.
+    Delete,
+}
+
+/// A relation that statements can write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// Schema.
+    pub schema: String,
+    /// Domains that a write of this relation touches, sorted; empty for an untracked relation.
+    pub domains: Vec<String>,
+    /// Column names in order, for INSERT without a column list.
+    pub columns: Vec<String>,
+    /// Tenant column.
+    pub tenant: Option<TenantColumn>,
+    /// Why an INSERT does more than the text says.
+    pub insert_unknown: Option<UnknownReason>,
+    /// Why an UPDATE does more than the text says.
+    pub update_unknown: Option<UnknownReason>,
+    /// Why a DELETE does more than the text says.
+    pub delete_unknown: Option<UnknownReason>,
+    /// A column default takes a value from a sequence: an INSERT that inserts nothing may still
+    /// assign a transaction id.
+    pub has_sequence: bool,
+}
+
+impl Relation {
+    /// Why a write does more than the text says; `None` when it touches just this relation.
+    #[must_use]
+    pub const fn unknown(&self, event: WriteEvent) -> Option<UnknownReason> {
+        match event {
+            WriteEvent::Insert => self.insert_unknown,
+            WriteEvent::Update => self.update_unknown,
+            WriteEvent::Delete => self.delete_unknown,
+        }
+    }
+}
+
+/// An immutable view of one database.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Counts the catalogs of a database; analyses are remembered for one generation.
+    pub generation: u64,
+    /// The `turbo` schema is installed, in a version that this program works with.
+    pub installed: bool,
+    /// Relations by bare name.
+    pub relations: HashMap<String, Vec<Relation>>,
+    /// Names of temporary tables of any session: only the server knows which relation such a name is.
+    pub temporary: HashSet<String>,
+    /// Names that may stand before a parenthesis without leading to a write: functions and types.
+    pub harmless_calls: HashSet<String>,
+    /// Names whose mention makes a statement unsure: functions that may write, views and types that
+    /// call them.
+    pub dangerous: HashMap<String, UnknownReason>,
+    /// Operators that call functions which may write.
+    pub dangerous_operators: HashSet<String>,
+    /// A cast or an event trigger calls a function that may write; it leaves no trace in a text.
+    pub implicit_danger: bool,
+    /// Procedures whose body (or that of one they call) may end the transaction.
+    pub may_commit: HashSet<String>,
+    /// Views and functions through which a statement may read versions.
+    pub version_readers: HashSet<String>,
+    /// Every domain that tracked relations belong to, sorted.
+    pub domains: Vec<String>,
+    /// Edges of `turbo.tb_domain_cascade`, for `explain`.
+    pub cascades: Vec<(String, String)>,
+    /// Functions that may be called through FunctionCall, by OID, without leading to a write.
+    pub harmless_oids: HashSet<u32>,
+}
+
+impl Catalog {
+    /// Relations that a name may stand for.
+    #[must_use]
+    pub fn candidates(&self, schema: Option<&str>, name: &str) -> Vec<&Relation> {
+        let named = self.relations.get(name).map(Vec::as_slice).unwrap_or_default();
+        named.iter().filter(|relation| schema.is_none_or(|schema| relation.schema == schema)).collect()
+    }
+
+    /// The domains that bumps of `domain` lead to, itself included, each once, sorted.
+    #[must_use]
+    pub fn cascade_closure(&self, domain: &str) -> Vec<String> {
+        let mut reached = vec![domain.to_owned()];
+        let mut next = 0;
+        while let Some(source) = reached.get(next).cloned() {
+            next += 1;
+            for (from, to) in &self.cascades {
+                if *from == source && !reached.contains(to) {
+                    reached.push(to.clone());
+                }
+            }
+        }
+        reached.sort();
+        reached
+    }
+}

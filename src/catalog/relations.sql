@@ -1,0 +1,44 @@
+-- Relations outside of the system schemas, with everything that runs when they are read or written.
+SELECT c.oid,
+       n.nspname::text,
+       c.relname::text,
+       c.relkind::text,
+       c.relpersistence = 't',
+       ARRAY(SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid),
+       (SELECT t.domain FROM turbo.tb_domain_table t WHERE t.table_name = c.relname),
+       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+       coalesce((SELECT pg_catalog.bit_or(t.tgtype::int) FROM pg_catalog.pg_trigger t
+                  WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'), 0),
+       EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN'),
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')),
+       EXISTS (SELECT FROM pg_catalog.pg_constraint k
+                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confupdtype IN ('c', 'n', 'd')),
+       pg_catalog.concat_ws(' ',
+           CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+                                                   pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)), ' ')
+              FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid)),
+       pg_catalog.concat_ws(' ',
+           (SELECT pg_catalog.string_agg(pg_catalog.pg_get_expr(d.adbin, d.adrelid), ' ')
+              FROM pg_catalog.pg_attrdef d WHERE d.adrelid = c.oid),
+           (SELECT pg_catalog.string_agg(' nextval(', ' ') FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = c.oid AND a.attidentity <> ''),
+           (SELECT pg_catalog.string_agg(pg_catalog.pg_get_constraintdef(k.oid), ' ')
+              FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('c', 'x')),
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(i.indexprs, i.indrelid),
+                                                   pg_catalog.pg_get_expr(i.indpred, i.indrelid)), ' ')
+              FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid),
+           (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
+                                                   pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)), ' ')
+              FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid),
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(t.typname), ' ')
+              FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'd'))
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')

@@ -1,0 +1,492 @@
+//! One statement: its form by leading keywords, its targets by tokens, what they drag along by the
+//! catalog.
+
+use super::analysis::{AnalysisContext, Control, Kind, RowCount, Statement, Write};
+use super::lexer::TokenKind;
+use super::statement::{QualifiedName, StatementTokens};
+use super::tenants;
+use super::unknown::UnknownReason;
+use crate::catalog::{Relation, WriteEvent};
+
+/// Keywords that may stand before a parenthesis without being a function that an application made.
+const KEYWORD_CALLS: &[&str] = &[
+    "all", "and", "any", "array", "as", "between", "by", "case", "cast", "check", "coalesce",
+    "collation", "columns", "conflict", "cross", "cube", "current_time", "current_timestamp",
+    "default", "distinct", "do", "else", "except", "exclude", "exists", "extract", "filter",
+    "first", "following", "format", "from", "full", "greatest", "group", "grouping", "having",
+    "if", "ilike", "in", "inner", "intersect", "into", "is", "join", "json_array",
+    "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_scalar",
+    "json_serialize", "json_table", "json_value", "key", "lateral", "least", "left", "like",
+    "limit", "localtime", "localtimestamp", "materialized", "merge_action", "next", "normalize",
+    "not", "nullif", "of", "offset", "on", "only", "or", "order", "outer", "over", "overlay",
+    "partition", "position", "preceding", "range", "returning", "right", "rollup", "row", "rows",
+    "select", "set", "sets", "similar", "some", "substring", "symmetric", "system", "bernoulli",
+    "table", "tablesample", "temporary", "then", "treat", "trim", "union", "unique", "update",
+    "using", "value", "values", "variadic", "when", "where", "with", "within", "xmlconcat",
+    "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize",
+    "xmltable", "bit", "char", "character", "dec", "decimal", "float", "interval", "nchar",
+    "numeric", "time", "timestamp", "varchar", "varying",
+];
+
+/// Analyses one statement.
+#[must_use]
+pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) -> Statement {
+    let classifier = Classifier { context, statement };
+    let kind = classifier.kind();
+    Statement {
+        timeless: classifier.is_timeless(),
+        span: statement.span(),
+        copy_in: classifier.is_copy_in(),
+        reads_versions: classifier.reads_versions(),
+        ddl: classifier.is_ddl(),
+        kind,
+    }
+}
+
+struct Classifier<'a> {
+    context: &'a AnalysisContext<'a>,
+    statement: &'a StatementTokens<'a>,
+}
+
+/// A row-changing verb of a statement.
+struct Verb {
+    /// `None` for MERGE.
+    event: Option<WriteEvent>,
+    /// Index of the token at which the written relation's name starts.
+    target: usize,
+    /// Parentheses around the verb.
+    depth: usize,
+}
+
+impl Classifier<'_> {
+    fn kind(&self) -> Kind {
+        let s = self.statement;
+        if let Some(control) = self.control() {
+            return Kind::Control(control);
+        }
+        if self.refuses_block() {
+            return Kind::Alone;
+        }
+        let first = s.name(0).filter(|_| s.kind(0) == Some(TokenKind::Word)).unwrap_or_default();
+        match first.as_str() {
+            "select" | "values" | "table" | "with" | "insert" | "update" | "delete" | "merge" => self.query(),
+            "copy" => self.copy(),
+            "declare" => self.declare(),
+            "fetch" | "move" => self.fetch(),
+            "explain" => self.explain(),
+            "truncate" => Kind::Measure(UnknownReason::Truncate),
+            "call" => self.call(),
+            "do" => self.anonymous_block(),
+            "execute" => Kind::Measure(UnknownReason::Execute),
+            "prepare" | "deallocate" | "discard" | "set" | "reset" | "show" | "listen" | "unlisten" | "notify"
+            | "close" | "lock" | "analyze" | "checkpoint" | "load" => Kind::Harmless,
+            _ if s.kind(0) == Some(TokenKind::OpenParen) => self.query(),
+            "alter" | "drop" => self.definition(),
+            "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign"
+            | "reindex" | "cluster" => Kind::Measure(UnknownReason::Definition),
+            _ => Kind::Measure(UnknownReason::UnknownForm),
+        }
+    }
+
+    /// Settings and the like: no change of the catalog changes what they do.
+    fn is_timeless(&self) -> bool {
+        self.statement.is_any(0, &["set", "reset", "show", "listen", "unlisten", "notify", "close", "deallocate", "discard"])
+    }
+
+    fn control(&self) -> Option<Control> {
+        let s = self.statement;
+        let chain = s.tokens.iter().enumerate().any(|(index, _)| s.are_words(index, &["and", "chain"]));
+        let prepared = s.is_word(1, "prepared");
+        let to = (1..=2).any(|index| s.is_word(index, "to"));
+        if s.is_word(0, "begin") || s.are_words(0, &["start", "transaction"]) {
+            Some(Control::Begin)
+        } else if (s.is_word(0, "commit") && !prepared) || s.is_word(0, "end") {
+            Some(Control::Commit { chain })
+        } else if s.is_word(0, "rollback") && to {
+            Some(Control::RollbackTo)
+        } else if (s.is_word(0, "rollback") && !prepared) || s.is_word(0, "abort") {
+            Some(Control::Rollback { chain })
+        } else if s.are_words(0, &["prepare", "transaction"]) && !s.is_name(2) && s.kind(2) != Some(TokenKind::OpenParen) {
+            Some(Control::Prepare)
+        } else if s.is_word(0, "savepoint") {
+            Some(Control::Savepoint)
+        } else if s.is_word(0, "release") {
+            Some(Control::Release)
+        } else {
+            None
+        }
+    }
+
+    /// Statements for which the server calls `PreventInTransactionBlock`.
+    fn refuses_block(&self) -> bool {
+        let s = self.statement;
+        let has = |keyword: &str| s.tokens.iter().enumerate().any(|(index, _)| s.is_word(index, keyword));
+        let object = |keywords: &[&str]| s.is_any(1, keywords);
+        match () {
+            () if s.is_word(0, "vacuum") || s.are_words(0, &["alter", "system"]) => true,
+            () if s.is_any(0, &["commit", "rollback"]) => s.is_word(1, "prepared"),
+            () if s.is_any(0, &["create", "drop"]) && object(&["database", "tablespace", "subscription"]) => true,
+            () if s.is_word(0, "alter") && object(&["database", "subscription"]) => true,
+            () if s.is_any(0, &["create", "drop", "reindex", "alter"]) && has("concurrently") => true,
+            () if s.is_word(0, "reindex") => ["schema", "database", "system"].into_iter().any(has),
+            () if s.is_word(0, "cluster") => !(1..s.tokens.len()).any(|index| s.is_name(index) && !s.is_word(index, "verbose")),
+            () => false,
+        }
+    }
+
+    /// SELECT, VALUES, TABLE, WITH, INSERT, UPDATE, DELETE, MERGE.
+    fn query(&self) -> Kind {
+        let verbs = self.verbs(0);
+        if verbs.is_empty() && self.selects_into() {
+            return Kind::Measure(UnknownReason::Definition);
+        }
+        let target = verbs.first().map(|verb| verb.target);
+        if let Some(reason) = self.danger(target) {
+            return Kind::Measure(reason);
+        }
+        match verbs.as_slice() {
+            [] => Kind::Harmless,
+            // A write inside WITH has no command tag of its own.
+            [verb] if verb.depth == 0 => self.write(verb),
+            _ => Kind::Measure(UnknownReason::SeveralWrites),
+        }
+    }
+
+    /// Every place from `from` on where a row-changing verb has a target.
+    fn verbs(&self, from: usize) -> Vec<Verb> {
+        let s = self.statement;
+        let mut verbs = Vec::new();
+        let mut depth = 0_usize;
+        for index in from..s.tokens.len() {
+            match s.kind(index) {
+                Some(TokenKind::OpenParen) => depth += 1,
+                Some(TokenKind::CloseParen) => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if s.kind(index) != Some(TokenKind::Word) {
+                continue;
+            }
+            let previous_is = |keywords: &[&str]| index > 0 && s.is_any(index - 1, keywords);
+            let verb = if s.are_words(index, &["insert", "into"]) {
+                Some((Some(WriteEvent::Insert), index + 2))
+            } else if s.are_words(index, &["delete", "from"]) {
+                Some((Some(WriteEvent::Delete), index + 2))
+            } else if s.are_words(index, &["merge", "into"]) {
+                Some((None, index + 2))
+            } else if s.is_word(index, "update") && !previous_is(&["do", "then", "for", "key", "on"])
+                && s.kind(index.wrapping_sub(1)) != Some(TokenKind::Dot)
+            {
+                Some((Some(WriteEvent::Update), index + 1))
+            } else {
+                None
+            };
+            if let Some((event, mut target)) = verb {
+                target += usize::from(s.is_word(target, "only") && self.only_is_keyword(target));
+                target += usize::from(s.kind(target) == Some(TokenKind::OpenParen));
+                verbs.push(Verb { event, target, depth });
+            }
+        }
+        verbs
+    }
+
+    /// ONLY is reserved: an unquoted `only` before a name or parenthesis is the keyword.
+    fn only_is_keyword(&self, index: usize) -> bool {
+        let s = self.statement;
+        s.is_name(index + 1) || s.kind(index + 1) == Some(TokenKind::OpenParen)
+    }
+
+    fn selects_into(&self) -> bool {
+        let s = self.statement;
+        (0..s.tokens.len()).any(|index| s.is_word(index, "into"))
+    }
+
+    /// The write of the only verb of a statement.
+    fn write(&self, verb: &Verb) -> Kind {
+        let s = self.statement;
+        let Some(name) = s.qualified_name(verb.target) else {
+            return Kind::Measure(UnknownReason::UnknownRelation);
+        };
+        let upsert = verb.event == Some(WriteEvent::Insert) && self.has_words(&["do", "update"]);
+        let events: &[WriteEvent] = match verb.event {
+            Some(WriteEvent::Insert) if upsert => &[WriteEvent::Insert, WriteEvent::Update],
+            Some(WriteEvent::Insert) => &[WriteEvent::Insert],
+            Some(WriteEvent::Update) => &[WriteEvent::Update],
+            Some(WriteEvent::Delete) => &[WriteEvent::Delete],
+            None => &[WriteEvent::Insert, WriteEvent::Update, WriteEvent::Delete],
+        };
+        let relation = match self.relation(&name, events) {
+            Ok(relation) => relation,
+            Err(reason) => return Kind::Measure(reason),
+        };
+        if relation.domains.is_empty() {
+            return Kind::Harmless;
+        }
+        let (rows, leaves_no_trace_without_rows) = match verb.event {
+            Some(WriteEvent::Insert) => self.insert_rows(name.end, relation, upsert),
+            _ => (RowCount::Tag, true),
+        };
+        let (tenants, rule) = match verb.event {
+            Some(event) => tenants::of_statement(self.context, s, event, &name, relation),
+            None => tenants::unsaid(self.context, relation, "MERGE does not say its tenants"),
+        };
+        Kind::Write(Write {
+            touched: tenants::touched(relation, &tenants, rule),
+            rows,
+            leaves_no_trace_without_rows,
+        })
+    }
+
+    /// The relation that a name stands for, when a write of it with these events is known.
+    fn relation(&self, name: &QualifiedName, events: &[WriteEvent]) -> Result<&Relation, UnknownReason> {
+        let catalog = self.context.catalog;
+        if catalog.temporary.contains(&name.name) {
+            return Err(UnknownReason::UnknownRelation);
+        }
+        let candidates = catalog.candidates(name.schema.as_deref(), &name.name);
+        let (first, others) = candidates.split_first().ok_or(UnknownReason::UnknownRelation)?;
+        if let Some(reason) = candidates.iter().flat_map(|relation| events.iter().filter_map(|event| relation.unknown(*event))).next() {
+            return Err(reason);
+        }
+        let differs = |other: &&Relation| {
+            other.domains != first.domains || other.columns != first.columns || other.tenant != first.tenant
+        };
+        if others.iter().any(differs) {
+            return Err(UnknownReason::AmbiguousRelation);
+        }
+        Ok(first)
+    }
+
+    fn has_words(&self, words: &[&str]) -> bool {
+        (0..self.statement.tokens.len()).any(|index| self.statement.are_words(index, words))
+    }
+
+    /// How many rows an INSERT changes, and whether one that changes none leaves no trace.
+    fn insert_rows(&self, from: usize, relation: &Relation, upsert: bool) -> (RowCount, bool) {
+        let s = self.statement;
+        let values = s.find_top(from, |s, index| s.is_any(index, &["values", "select", "with", "table"]));
+        let Some(values) = values.filter(|&values| s.is_word(values, "values")) else {
+            return (RowCount::Tag, true);
+        };
+        let Some(conflict) = s.find_top(values, |s, index| s.are_words(index, &["on", "conflict"])) else {
+            return (RowCount::NotZero, true);
+        };
+        let update = s.find_top(conflict, |s, index| s.are_words(index, &["do", "update"]));
+        let conditional = update.is_none_or(|update| s.find_top(update, |s, index| s.is_word(index, "where")).is_some());
+        if upsert && !conditional {
+            (RowCount::NotZero, true)
+        } else {
+            // A sequence default is evaluated before the conflict is found.
+            (RowCount::Tag, !relation.has_sequence)
+        }
+    }
+
+    fn is_copy_in(&self) -> bool {
+        let s = self.statement;
+        s.is_word(0, "copy") && self.copy_direction().is_some_and(|at| s.are_words(at, &["from", "stdin"]))
+    }
+
+    /// Index of FROM or TO of a COPY.
+    fn copy_direction(&self) -> Option<usize> {
+        self.statement.find_top(1, |s, index| s.is_any(index, &["from", "to"]))
+    }
+
+    fn copy(&self) -> Kind {
+        let s = self.statement;
+        let target = 1 + usize::from(s.is_word(1, "binary") && s.is_name(2) && !s.is_any(2, &["from", "to"]));
+        let Some(direction) = self.copy_direction() else {
+            return Kind::Measure(UnknownReason::UnknownForm);
+        };
+        if s.kind(1) == Some(TokenKind::OpenParen) {
+            return match self.danger(None) {
+                None if self.verbs(1).is_empty() => Kind::Harmless,
+                reason => Kind::Measure(reason.unwrap_or(UnknownReason::SeveralWrites)),
+            };
+        }
+        if let Some(reason) = self.danger(Some(target)) {
+            return Kind::Measure(reason);
+        }
+        if s.is_word(direction, "to") {
+            return Kind::Harmless;
+        }
+        let Some(name) = s.qualified_name(target) else {
+            return Kind::Measure(UnknownReason::UnknownRelation);
+        };
+        match self.relation(&name, &[WriteEvent::Insert]) {
+            Err(reason) => Kind::Measure(reason),
+            Ok(relation) if relation.domains.is_empty() => Kind::Harmless,
+            Ok(relation) => {
+                let (tenants, rule) = tenants::unsaid(self.context, relation, "COPY does not say its tenants");
+                Kind::Write(Write {
+                    touched: tenants::touched(relation, &tenants, rule),
+                    rows: RowCount::Tag,
+                    leaves_no_trace_without_rows: true,
+                })
+            }
+        }
+    }
+
+    /// DECLARE: runs nothing of its query, FETCH does.
+    fn declare(&self) -> Kind {
+        match self.statement.name(1) {
+            Some(name) => Kind::DeclareCursor { name, harmless: self.danger(None).is_none() },
+            None => Kind::Measure(UnknownReason::Cursor),
+        }
+    }
+
+    fn fetch(&self) -> Kind {
+        let s = self.statement;
+        match s.tokens.len().checked_sub(1).and_then(|last| s.name(last)) {
+            Some(name) => Kind::Fetch(name),
+            None => Kind::Measure(UnknownReason::Cursor),
+        }
+    }
+
+    fn explain(&self) -> Kind {
+        let runs = ["analyze", "analyse"].iter().any(|word| self.has_words(&[word]));
+        let more = ["execute", "create", "refresh", "declare"].iter().any(|word| self.has_words(&[word]));
+        if runs && (more || !self.verbs(1).is_empty()) {
+            return Kind::Measure(UnknownReason::Explain);
+        }
+        self.danger(None).map_or(Kind::Harmless, Kind::Measure)
+    }
+
+    /// CALL: without a block the procedure may end the transaction.
+    fn call(&self) -> Kind {
+        let may_commit = &self.context.catalog.may_commit;
+        match self.statement.qualified_name(1) {
+            Some(name) if self.context.catalog.dangerous.contains_key(&name.name) && !may_commit.contains(&name.name) => {
+                Kind::Measure(UnknownReason::Call)
+            }
+            Some(name) if self.context.catalog.harmless_calls.contains(&name.name) && !may_commit.contains(&name.name) => {
+                self.danger(None).map_or(Kind::Harmless, Kind::Measure)
+            }
+            _ => Kind::MayCommit(UnknownReason::Call),
+        }
+    }
+
+    /// DO: its block may end the transaction if a word of it says so.
+    fn anonymous_block(&self) -> Kind {
+        let s = self.statement;
+        let may_end = |body: &[u8]| {
+            [&b"commit"[..], b"rollback", b"call"].iter().any(|word| contains_word(body, word))
+        };
+        if (1..s.tokens.len()).any(|index| may_end(s.bytes(index))) {
+            Kind::MayCommit(UnknownReason::Do)
+        } else {
+            Kind::Measure(UnknownReason::Do)
+        }
+    }
+
+    /// ALTER and DROP: what they name may vanish before the server could measure it.
+    fn definition(&self) -> Kind {
+        let s = self.statement;
+        let touched: Vec<_> = (1..s.tokens.len())
+            .filter_map(|index| s.name(index))
+            .flat_map(|name| self.context.catalog.candidates(None, &name))
+            .filter(|relation| !relation.domains.is_empty())
+            .flat_map(|relation| tenants::touched(relation, &super::Tenants::All, "definition of the relation"))
+            .collect();
+        if touched.is_empty() || !s.is_any(1, &["table", "materialized", "foreign", "schema"]) {
+            return Kind::Measure(UnknownReason::Definition);
+        }
+        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
+    }
+
+    /// Why the statement may call something that writes. `target` is where the name of a written
+    /// relation stands: a column list may follow it.
+    fn danger(&self, target: Option<usize>) -> Option<UnknownReason> {
+        let s = self.statement;
+        let catalog = self.context.catalog;
+        if catalog.implicit_danger {
+            return Some(UnknownReason::ImplicitCall);
+        }
+        let target_end = target.and_then(|target| s.qualified_name(target)).map_or(0, |name| name.end);
+        for (index, token) in s.tokens.iter().enumerate() {
+            match token.kind {
+                TokenKind::Operator if !catalog.dangerous_operators.is_empty() => {
+                    let operator = std::str::from_utf8(s.bytes(index)).unwrap_or_default();
+                    if catalog.dangerous_operators.contains(operator) {
+                        return Some(UnknownReason::TypeOrOperator);
+                    }
+                }
+                TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName => {
+                    let Some(name) = s.name(index) else { return Some(UnknownReason::UnknownForm) };
+                    let called = s.kind(index + 1) == Some(TokenKind::OpenParen) && index + 1 != target_end;
+                    if let Some(reason) = self.name_danger(index, &name, called) {
+                        return Some(reason);
+                    }
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn name_danger(&self, index: usize, name: &str, called: bool) -> Option<UnknownReason> {
+        let catalog = self.context.catalog;
+        if let Some(reason) = catalog.dangerous.get(name) {
+            return Some(*reason);
+        }
+        let keyword = self.statement.kind(index) == Some(TokenKind::Word) && KEYWORD_CALLS.contains(&name);
+        let known = || keyword || catalog.harmless_calls.contains(name) || self.is_column_list(index);
+        (called && !known()).then_some(UnknownReason::FunctionCall)
+    }
+
+    /// `WITH name (columns) AS`, `AS alias (columns)`: no call.
+    fn is_column_list(&self, index: usize) -> bool {
+        let s = self.statement;
+        let behind = s.behind_parens(index + 1).unwrap_or(usize::MAX);
+        let with = index > 0
+            && (s.is_any(index - 1, &["with", "recursive"]) || s.kind(index - 1) == Some(TokenKind::Comma))
+            && s.is_word(behind, "as");
+        let alias = index > 0 && s.is_word(index - 1, "as");
+        with || alias
+    }
+
+    fn reads_versions(&self) -> bool {
+        let s = self.statement;
+        let readers = &self.context.catalog.version_readers;
+        (0..s.tokens.len()).any(|index| s.is_name(index) && s.name(index).is_some_and(|name| readers.contains(&name)))
+    }
+
+    fn is_ddl(&self) -> bool {
+        let s = self.statement;
+        if s.is_word(0, "create") && (1..=2).any(|index| s.is_any(index, &["temp", "temporary"])) {
+            // Only a name that shadows a tracked relation makes a difference.
+            return self.names_tracked_relation();
+        }
+        s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign", "do"])
+            || (s.is_word(0, "select") && self.selects_into())
+            || self.writes_own_tables()
+    }
+
+    fn names_tracked_relation(&self) -> bool {
+        let s = self.statement;
+        let tracked = |name: String| {
+            self.context.catalog.candidates(None, &name).iter().any(|relation| !relation.domains.is_empty())
+        };
+        (1..s.tokens.len()).filter_map(|index| s.name(index)).any(tracked)
+    }
+
+    /// A change of the tables that hold our configuration changes the catalog too.
+    fn writes_own_tables(&self) -> bool {
+        let s = self.statement;
+        if !s.is_any(0, &["insert", "update", "delete", "merge", "truncate", "copy", "with"]) {
+            return false;
+        }
+        (0..s.tokens.len()).any(|index| {
+            s.is_name(index)
+                && s.name(index).is_some_and(|name| name == "tb_domain_cascade" || name == "tb_domain_table")
+        })
+    }
+}
+
+/// Whether `body` holds the word (in lower case), not as a part of a longer one.
+fn contains_word(body: &[u8], word: &[u8]) -> bool {
+    let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    body.windows(word.len()).enumerate().any(|(at, window)| {
+        window.eq_ignore_ascii_case(word)
+            && !is_part(at.checked_sub(1).and_then(|before| body.get(before)))
+            && !is_part(body.get(at + word.len()))
+    })
+}

@@ -1,0 +1,88 @@
+//! Every bound of the program in one place: what it limits, its unit and why it is that large.
+//! Each is reached by a test.
+
+use std::time::Duration;
+
+/// Longest text that is looked into, in bytes. Longer ones are measured as a whole. A 10,000-row
+/// VALUES statement has about 1 MiB.
+pub const ANALYZED_TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// Longest client message that is held as a whole, in bytes: Query and Parse of an
+/// [`ANALYZED_TEXT_BYTES_MAX`] text. Longer ones stream through and are measured.
+pub const HELD_MESSAGE_BYTES_MAX: usize = ANALYZED_TEXT_BYTES_MAX + 1024;
+
+/// Longest Bind that is held as a whole, in bytes; of longer ones only the names are read.
+pub const HELD_BIND_BYTES_MAX: usize = 1 << 20;
+
+/// Longest server message that is held as a whole, in bytes. Only ErrorResponse, CommandComplete
+/// and the like are; a longer one streams through unread.
+pub const HELD_SERVER_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a streamed message's body that are looked at: names of a Bind, the first column of a
+/// RowDescription.
+pub const MESSAGE_PREFIX_BYTES_MAX: usize = 512;
+
+/// Most tokens of a statement that `sqlparser` is given. Its tree overflows the stack when dropped
+/// at about 33,000 chained terms on a 2 MiB stack; two tokens make a term.
+pub const PARSED_TOKENS_MAX: usize = 8_000;
+
+/// Most tenants of one statement that are bumped one by one; more count as all tenants.
+pub const STATEMENT_TENANTS_MAX: usize = 1_000;
+
+/// Most messages of one session that wait for a reply. At 5 bytes a reply the server's output
+/// buffer (8 KiB) is flushed before so many can wait: the client is only held back, never stuck.
+pub const OUTSTANDING_REQUESTS_MAX: usize = 10_000;
+
+/// Most named prepared statements of one session that are remembered; Execute of a forgotten one
+/// is measured.
+pub const PREPARED_STATEMENTS_MAX: usize = 10_000;
+
+/// Most bytes of statement texts that one session keeps for its prepared statements; the same.
+pub const PREPARED_TEXT_BYTES_MAX: usize = 8 << 20;
+
+/// Most named portals of one session that are remembered; Execute of a forgotten one is measured.
+pub const PORTALS_MAX: usize = 10_000;
+
+/// Most harmless cursors of one session that are remembered; FETCH from a forgotten one is measured.
+pub const CURSORS_MAX: usize = 64;
+
+/// Most writes of one transaction that wait for their bump with different effects; then they are
+/// sent.
+pub const PENDING_WRITES_MAX: usize = 1_000;
+
+/// Bytes that one read of a socket takes at most; also what a connection without work does not hold.
+pub const READ_BYTES: usize = 64 << 10;
+
+/// Bytes that wait to be written to one peer before the other peer is no longer read.
+pub const OUTPUT_HIGH_WATER_BYTES: usize = 256 << 10;
+
+/// Texts that are remembered with their analysis, for one database.
+pub const REMEMBERED_TEXTS_MAX: usize = 10_000;
+
+/// Longest text that is remembered with its analysis, in bytes.
+pub const REMEMBERED_TEXT_BYTES_MAX: usize = 16 << 10;
+
+/// Longest time from accepting a connection to its startup packet (PostgreSQL's default for
+/// `authentication_timeout`).
+pub const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest time to connect to the server.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time that a client waits for the first catalog of its database.
+pub const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time that a cancel request may take.
+pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most cancel requests at work at once; more wait in the listen queue of their own connections.
+pub const CANCELS_MAX: usize = 64;
+
+/// Most databases that are watched; connections to further ones are refused.
+pub const DATABASES_MAX: usize = 256;
+
+/// Longest wait for the server's last words after a client broke the protocol.
+pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Log rows that one fold takes at most, to keep its transaction short.
+pub const FOLD_ROWS_MAX: i32 = 100_000;

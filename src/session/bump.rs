@@ -1,0 +1,247 @@
+//! What we inject: the messages and the SQL text of bumps and measurements.
+//!
+//! Extended query: Close, Parse, Bind, Execute, Close, Close of *named* objects of ours. The first
+//! Close costs nothing and removes what a failed injection may have left on the server connection
+//! (its own Closes are skipped after an error; a pooler hands the connection on). Simple query:
+//! text with a column name that no client knows, by which its replies are found.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::wire::encode;
+
+/// Messages of one injected group that the server answers with CloseComplete.
+pub const GROUP_CLOSES: u8 = 3;
+
+const TEXT_ARRAY: u32 = 1009;
+const INT4_ARRAY: u32 = 1007;
+const INT8_ARRAY: u32 = 1016;
+const TEXT: u32 = 25;
+
+/// A tenant to bump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BumpTenant {
+    /// All tenants.
+    All,
+    /// The one that the session setting names on the server.
+    Session,
+    /// This one.
+    Id(Uuid),
+}
+
+/// What one statement touches: sorted, each pair once.
+pub type Effect = Arc<[(String, BumpTenant)]>;
+
+/// Effects with the number of statements that had them.
+pub type Bumps = [(Effect, u64)];
+
+/// Whether a bump is conditional.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Always.
+    Always,
+    /// Only when the transaction has written something: it began with the statement.
+    IfWritten,
+    /// Only when the counters moved since the measurement began.
+    IfMoved,
+}
+
+impl Condition {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::IfWritten => "written",
+            Self::IfMoved => "moved",
+        }
+    }
+}
+
+/// Makes injections; one for each session.
+#[derive(Debug, Clone)]
+pub struct Injector {
+    /// Name of our statement, portal and result column: unknown to clients.
+    name: String,
+    /// `{app.tenant_id,…}` where unsaid tenants are taken from a session setting, else `{}`.
+    settings: String,
+    measure_begin: Vec<u8>,
+    measure_end: Vec<u8>,
+    bump_all: Vec<u8>,
+}
+
+/// Text of the `summary` column of the log.
+const SUMMARY: &str = "turnstile";
+
+impl Injector {
+    /// `name` must be an identifier that needs no quotes; `tenant_settings` are those that a bump of
+    /// an unknown tenant may use (empty: all tenants).
+    #[must_use]
+    pub fn new(name: &str, tenant_settings: &[String]) -> Self {
+        let mut injector = Self {
+            name: name.to_owned(),
+            settings: text_array(tenant_settings.iter().map(String::as_str)),
+            measure_begin: Vec::new(),
+            measure_end: Vec::new(),
+            bump_all: Vec::new(),
+        };
+        injector.measure_begin = injector.group("SELECT turbo.fn_measure_begin()", &[], &[]);
+        injector.measure_end = injector.group(
+            "SELECT turbo.fn_measure_end($1, $2)",
+            &[TEXT_ARRAY, TEXT],
+            &[&injector.settings, SUMMARY],
+        );
+        injector.bump_all = injector.group("SELECT turbo.fn_bump_all($1)", &[TEXT], &[SUMMARY]);
+        injector
+    }
+
+    /// The result column of our statements inside a client's text.
+    #[must_use]
+    pub fn column(&self) -> &[u8] {
+        self.name.as_bytes()
+    }
+
+    /// Messages that remember the counters.
+    #[must_use]
+    pub fn measure_begin(&self) -> &[u8] {
+        &self.measure_begin
+    }
+
+    /// Messages that bump what moved.
+    #[must_use]
+    pub fn measure_end(&self) -> &[u8] {
+        &self.measure_end
+    }
+
+    /// Messages that bump every domain.
+    #[must_use]
+    pub fn bump_all(&self) -> &[u8] {
+        &self.bump_all
+    }
+
+    /// Messages that bump.
+    #[must_use]
+    pub fn bump(&self, bumps: &Bumps, condition: Condition) -> Vec<u8> {
+        let arrays = Arrays::new(bumps);
+        self.group(
+            "SELECT turbo.fn_bump($1, $2, $3, $4, $5, $6, $7)",
+            &[INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT, TEXT],
+            &[&arrays.groups, &arrays.statements, &arrays.tenants, &arrays.domains, &self.settings, condition.sql(), SUMMARY],
+        )
+    }
+
+    fn group(&self, sql: &str, types: &[u32], parameters: &[&str]) -> Vec<u8> {
+        let parameters: Vec<Option<&str>> = parameters.iter().copied().map(Some).collect();
+        let mut out = Vec::with_capacity(256);
+        encode::close_statement(&self.name, &mut out);
+        encode::parse(&self.name, sql, types, &mut out);
+        encode::bind(&self.name, &self.name, &parameters, &mut out);
+        encode::execute(&self.name, &mut out);
+        encode::close_portal(&self.name, &mut out);
+        encode::close_statement(&self.name, &mut out);
+        out
+    }
+
+    /// SQL that remembers the counters.
+    #[must_use]
+    pub fn measure_begin_sql(&self) -> String {
+        format!("SELECT turbo.fn_measure_begin() AS \"{}\"", self.name)
+    }
+
+    /// SQL that bumps what moved.
+    #[must_use]
+    pub fn measure_end_sql(&self) -> String {
+        format!("SELECT turbo.fn_measure_end({}, {}) AS \"{}\"", literal(&self.settings), literal(SUMMARY), self.name)
+    }
+
+    /// SQL that bumps.
+    #[must_use]
+    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition) -> String {
+        let arrays = Arrays::new(bumps);
+        format!(
+            "SELECT turbo.fn_bump({}, {}, {}, {}, {}, {}, {}) AS \"{}\"",
+            literal(&arrays.groups),
+            literal(&arrays.statements),
+            literal(&arrays.tenants),
+            literal(&arrays.domains),
+            literal(&self.settings),
+            literal(condition.sql()),
+            literal(SUMMARY),
+            self.name
+        )
+    }
+}
+
+/// The parallel arrays of `turbo.fn_bump`.
+struct Arrays {
+    groups: String,
+    statements: String,
+    tenants: String,
+    domains: String,
+}
+
+impl Arrays {
+    fn new(bumps: &Bumps) -> Self {
+        let rows = || bumps.iter().enumerate().flat_map(|(group, (effect, count))| effect.iter().map(move |pair| (group, count, pair)));
+        let join = |items: Vec<String>| format!("{{{}}}", items.join(","));
+        Self {
+            groups: join(rows().map(|(group, ..)| group.to_string()).collect()),
+            statements: join(rows().map(|(_, count, _)| count.to_string()).collect()),
+            tenants: text_array(rows().map(|(_, _, (_, tenant))| tenant_text(tenant)).collect::<Vec<_>>().iter().map(String::as_str)),
+            domains: text_array(rows().map(|(_, _, (domain, _))| domain.as_str())),
+        }
+    }
+}
+
+fn tenant_text(tenant: &BumpTenant) -> String {
+    match tenant {
+        BumpTenant::All => String::new(),
+        BumpTenant::Session => "@".into(),
+        BumpTenant::Id(tenant) => tenant.to_string(),
+    }
+}
+
+/// A text array in PostgreSQL's syntax; each element quoted.
+fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> =
+        items.map(|item| format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+/// A string literal that means the same whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if doubled.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_rows() {
+        assert_eq!(literal("a"), "'a'");
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal("a\\'b"), "E'a\\\\''b'");
+        assert_eq!(text_array(["a", "b,c", "d\"e", "f\\g", ""].into_iter()), r#"{"a","b,c","d\"e","f\\g",""}"#);
+    }
+
+    #[test]
+    fn bump_text() {
+        let injector = Injector::new("_t1", &["app.tenant_id".into()]);
+        let tenant = Uuid::from_u128(0xa0eebc99_9c0b_4ef8_bb6d_6bb9bd380a11);
+        let effect: Effect = [("a".to_owned(), BumpTenant::Id(tenant)), ("b".to_owned(), BumpTenant::All)].into();
+        assert_eq!(
+            injector.bump_sql(&[(effect, 2), ([("c'".to_owned(), BumpTenant::Session)].into(), 1)], Condition::Always),
+            "SELECT turbo.fn_bump('{0,0,1}', '{2,2,1}', '{\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\",\"\",\"@\"}', \
+             '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""
+        );
+        assert_eq!(
+            Injector::new("_t1", &[]).measure_end_sql(),
+            "SELECT turbo.fn_measure_end('{}', 'turnstile') AS \"_t1\""
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! Extended query: Parse, Bind, Describe, Execute, Close, Sync, FunctionCall.
+
+use std::sync::Arc;
+
+use super::outstanding::{Purpose, Request};
+use super::prepared::{Act, Portal, Prepared};
+use super::transaction::Context;
+use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
+use crate::effect::unknown::UnknownReason;
+use crate::effect::{Analysis, Control};
+use crate::wire::frontend::{Bind, Named, Parse, execute_portal, function_call_oid};
+
+/// OIDs below are of the system's own objects (`FirstUnpinnedObjectId`).
+const SYSTEM_OID_MAX: u32 = 12_000;
+
+impl Session {
+    pub(super) fn on_parse(&mut self, body: &[u8], whole: bool) -> ClientStep {
+        self.unit.open = true;
+        let (name, prepared) = match Parse::decode(body) {
+            Ok(parse) if whole => (parse.name, Some(self.prepare(&parse))),
+            _ => {
+                let name = crate::wire::frontend::cstr(body).map_or(&body[..0], |(name, _)| name);
+                (name, Some(Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong))))
+            }
+        };
+        let undo = self.names.set_statement(name, prepared.map(Arc::new));
+        self.outstanding.push(Request::Parse(Some(Box::new(undo))));
+        ClientStep::Relay
+    }
+
+    fn prepare(&self, parse: &Parse<'_>) -> Prepared {
+        if self.settings.lexable {
+            Prepared::new(&self.view.analyzer, parse.sql, parse.type_bytes(), self.settings.standard_conforming_strings)
+        } else {
+            Prepared::opaque(Analysis::opaque(parse.sql.len(), UnknownReason::Encoding))
+        }
+    }
+
+    pub(super) fn on_bind(&mut self, body: &[u8], whole: bool) -> ClientStep {
+        self.unit.open = true;
+        let bind = Bind::decode(body).ok().filter(|_| whole);
+        let Ok((portal_name, statement)) = Bind::decode_names(body) else {
+            // Names longer than any that PostgreSQL has: it refuses the message.
+            self.outstanding.push(Request::Bind(None));
+            return ClientStep::Relay;
+        };
+        let portal = match self.names.statement(statement) {
+            Some(prepared) => prepared.portal(&self.view.analyzer, bind.as_ref()),
+            None => Portal { act: Act::Measure(UnknownReason::UnknownStatement), ..Portal::default() },
+        };
+        let undo = self.names.set_portal(portal_name, Some(portal));
+        self.outstanding.push(Request::Bind(Some(Box::new(undo))));
+        ClientStep::Relay
+    }
+
+    pub(super) fn on_describe(&mut self) -> ClientStep {
+        self.unit.open = true;
+        self.outstanding.push(Request::Describe);
+        ClientStep::Relay
+    }
+
+    pub(super) fn on_close(&mut self, body: &[u8]) -> ClientStep {
+        self.unit.open = true;
+        let undo = match Named::decode(body) {
+            Some(Named::Statement(name)) => Some(self.names.set_statement(name, None)),
+            Some(Named::Portal(name)) => Some(self.names.set_portal(name, None)),
+            None => None,
+        };
+        self.outstanding.push(Request::Close(undo.map(Box::new)));
+        ClientStep::Relay
+    }
+
+    pub(super) fn on_execute(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
+        let known = execute_portal(body).and_then(|name| self.names.portal_mut(name));
+        let (act, portal) = match known {
+            Some(portal) => (portal.act.clone(), portal.clone()),
+            None => (Act::Measure(UnknownReason::UnknownStatement), Portal::default()),
+        };
+        let act = self.act_now(act, &portal);
+        if matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0 {
+            return ClientStep::Hold;
+        }
+        if !self.settle_before(&act, portal.reads_versions, out) {
+            return ClientStep::Hold;
+        }
+        if let Some(portal) = execute_portal(body).and_then(|name| self.names.portal_mut(name)) {
+            portal.executed = true;
+        }
+        self.unit.open = true;
+        self.unit.executes += 1;
+        if portal.ddl && self.is_active() {
+            self.unit.ddl = true;
+            self.note_ddl(out);
+        }
+        let write = self.execute(act, out);
+        if portal.copy_in {
+            self.copy_in = CopyIn::Expected;
+            // In copy-in mode any message of ours would make the COPY fail.
+            self.measure_after_copy = !out.behind.is_empty();
+            out.behind.clear();
+        }
+        self.push_execute(write, out);
+        ClientStep::Relay
+    }
+
+    /// What an Execute does, here and now.
+    fn act_now(&self, act: Act, portal: &Portal) -> Act {
+        if !self.is_active() {
+            return match act {
+                Act::Control(control) => Act::Control(control),
+                _ => Act::Harmless,
+            };
+        }
+        match act {
+            // Row-changing statements run to their end at the first Execute, even if rows of
+            // RETURNING are left to fetch (portals.c, PORTAL_ONE_RETURNING).
+            Act::Write { .. } if portal.executed => Act::Harmless,
+            Act::Fetch(cursor) if self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
+            Act::Harmless | Act::Write { .. } if !portal.timeless && !self.is_fresh() => {
+                Act::Measure(UnknownReason::CatalogStale)
+            }
+            Act::MayCommit(reason) if self.unit.executes > 0 || matches!(self.context(), Context::Block | Context::Failed) => {
+                Act::Measure(reason)
+            }
+            act => act,
+        }
+    }
+
+    /// Sends the bumps that have to stand before this Execute. `false`: not yet.
+    fn settle_before(&mut self, act: &Act, reads_versions: bool, out: &mut Output) -> bool {
+        let must = match act {
+            Act::Harmless | Act::Write { .. } | Act::DeclareCursor { .. } => reads_versions || self.pending.is_full(),
+            Act::Control(Control::Begin | Control::RollbackTo | Control::Rollback { .. }) => false,
+            Act::Control(Control::Commit { .. } | Control::Prepare | Control::Savepoint | Control::Release)
+            | Act::Measure(_)
+            | Act::MayCommit(_)
+            | Act::Alone
+            | Act::Fetch(_) => true,
+        };
+        // COPY data goes on while its own tag is out: nothing can be asked for meanwhile.
+        !must || self.context() == Context::Failed || self.inject_pending(out)
+    }
+
+    /// Notes what the Execute does; returns the number of its write. Injected groups that go before
+    /// it are in `out.to_server`.
+    fn execute(&mut self, act: Act, out: &mut Output) -> Option<u64> {
+        match act {
+            Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
+            Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
+            Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
+            Act::Write { effect, sure, leaves_no_trace_without_rows } => {
+                out.events.push(Event::Statement(StatementClass::Write));
+                if self.context() != Context::Failed {
+                    return Some(self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows));
+                }
+            }
+            Act::Measure(reason) => self.measure(reason, out),
+            Act::Fetch(_) => self.measure(UnknownReason::Cursor, out),
+            Act::Control(control) => self.execute_control(control, out),
+            Act::MayCommit(reason) => {
+                self.unit.bump_all_after = true;
+                out.events.push(Event::Statement(StatementClass::NotAtomic));
+                out.events.push(Event::Measured(reason));
+            }
+        }
+        None
+    }
+
+    /// Puts a measurement around the Execute at hand.
+    fn measure(&mut self, reason: UnknownReason, out: &mut Output) {
+        out.events.push(Event::Statement(StatementClass::Measured));
+        out.events.push(Event::Measured(reason));
+        if self.context() != Context::Failed {
+            out.to_server.extend_from_slice(self.injector.measure_begin());
+            out.behind.extend_from_slice(self.injector.measure_end());
+            self.push_injected(Purpose::MeasureBegin);
+        }
+    }
+
+    fn push_execute(&mut self, write: Option<u64>, out: &Output) {
+        self.outstanding.push(Request::Execute { write });
+        if !out.behind.is_empty() {
+            self.push_injected(Purpose::MeasureEnd);
+        }
+    }
+
+    fn execute_control(&mut self, control: Control, out: &mut Output) {
+        out.events.push(Event::Statement(StatementClass::Control));
+        self.unit.context = match control {
+            Control::Begin | Control::Commit { chain: true } | Control::Rollback { chain: true } => Some(Context::Block),
+            Control::Commit { .. } | Control::Rollback { .. } | Control::Prepare => Some(Context::Implicit),
+            // In a failed block it works again, if the savepoint exists.
+            Control::RollbackTo => Some(Context::Uncertain),
+            Control::Savepoint | Control::Release => self.unit.context,
+        };
+        if matches!(control, Control::Rollback { .. } | Control::RollbackTo) {
+            self.pending.forget();
+        }
+    }
+
+    pub(super) fn on_sync(&mut self, out: &mut Output) -> ClientStep {
+        if self.phase == Phase::SkippingToSync {
+            self.phase = Phase::Ready;
+            self.end_unit(false);
+            return ClientStep::Relay;
+        }
+        if self.copy_in == CopyIn::Expected {
+            // Ignored if the COPY has begun, effective if it failed.
+            self.outstanding.push(Request::Sync {
+                changes_block: false,
+                ddl: false,
+                unless_copy: true,
+                bump_all_after: false,
+            });
+            return ClientStep::Relay;
+        }
+        self.end_measured_copy(out);
+        match self.context() {
+            Context::Block => {}
+            Context::Failed => self.pending.forget(),
+            Context::Implicit | Context::Uncertain => {
+                if !self.inject_pending(out) {
+                    return ClientStep::Hold;
+                }
+            }
+        }
+        self.end_unit(self.unit.bump_all_after);
+        ClientStep::Relay
+    }
+
+    fn end_unit(&mut self, bump_all_after: bool) {
+        let changes_block = self.unit.context.is_some();
+        self.unconfirmed += usize::from(changes_block);
+        self.outstanding.push(Request::Sync {
+            changes_block,
+            ddl: self.unit.ddl,
+            unless_copy: false,
+            bump_all_after,
+        });
+        self.unit = self.unit.next();
+    }
+
+    /// FunctionCall ends its own transaction: nothing can be measured behind it.
+    pub(super) fn on_function_call(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
+        if !self.is_active() || self.context() == Context::Failed {
+            self.outstanding.push(Request::FunctionCall);
+            return ClientStep::Relay;
+        }
+        if !self.inject_pending(out) {
+            return ClientStep::Hold;
+        }
+        let catalog = &self.view.analyzer.catalog;
+        let harmless = function_call_oid(body).is_some_and(|oid| {
+            oid < SYSTEM_OID_MAX || (self.is_fresh() && catalog.harmless_oids.contains(&oid))
+        });
+        if harmless {
+            out.events.push(Event::Statement(StatementClass::Harmless));
+        } else {
+            out.events.push(Event::Statement(StatementClass::Measured));
+            out.events.push(Event::Measured(UnknownReason::FunctionCallMessage));
+            out.to_server.extend_from_slice(self.injector.bump_all());
+            self.push_injected(Purpose::BumpAll);
+        }
+        self.outstanding.push(Request::FunctionCall);
+        self.unit = self.unit.next();
+        ClientStep::Relay
+    }
+}

@@ -1,0 +1,431 @@
+//! The session: one client, one server, and the bumps between them. Pure: bytes of messages in,
+//! decisions and injected bytes out; no socket, no clock.
+//!
+//! # Contract
+//! The shell splits both byte streams into messages. For each client message it asks
+//! [`Session::client_need`] how much of the body is wanted, then calls [`Session::on_client`] and
+//! does what the [`ClientStep`] says; the same with [`Session::server_need`] and
+//! [`Session::on_server`]. Bytes of ours come in [`Output`]: `to_server` goes out *before* the
+//! message at hand, `behind` after it, `to_client` before the server's message at hand.
+//! [`ClientStep::Hold`]: nothing was consumed; the same message is offered again after the next
+//! server message. Nothing here fails, blocks, or grows beyond [`crate::limits`].
+//!
+//! ```text
+//!                    StartupMessage … AuthenticationOk … ReadyForQuery
+//!   Starting ───────────────────────────────────────────────────────────▶ Ready
+//!
+//!   Ready, for each client message:
+//!     simple Query ─ simple.rs ─▶ relay │ relay with our statements in the text │ relay, then bump
+//!     extended     ─ extended.rs ▶ relay │ injected groups around Execute, before Sync
+//!   Ready, for each server message:
+//!     server.rs ─ front of OutstandingRequests ─▶ forward │ drop (ours) │ forward late
+//! ```
+//!
+//! Where a bump goes, by context ([`transaction::Context`]):
+//!
+//! | context | the bump of a known write |
+//! |---|---|
+//! | block, confirmed by ReadyForQuery | waits for the command tag (none for 0 rows), then goes before the next message that ends or divides the transaction, or reads versions |
+//! | implicit transaction, only statement | before Sync (or behind it in the text), conditional on a transaction id |
+//! | anything else | before Sync; waits for command tags only where a statement may have changed no row |
+
+mod bump;
+pub mod event;
+mod extended;
+mod outstanding;
+mod prepared;
+mod rewrite;
+mod server;
+mod simple;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+use std::sync::Arc;
+
+pub use event::{Event, StatementClass};
+
+use self::bump::{Condition, Injector};
+use self::outstanding::{OutstandingRequests, Purpose, Request};
+use self::prepared::Names;
+use self::rewrite::Characters;
+use self::transaction::{Context, PendingWrites, Unit};
+use crate::effect::cache::Analyzer;
+use crate::effect::lexer::is_lexable_encoding;
+use crate::limits;
+use crate::wire::backend::TransactionStatus;
+use crate::wire::encode;
+use crate::wire::message_type::frontend;
+
+/// How much of a message's body a decision needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: the message streams through.
+    Header,
+    /// At most the first [`limits::MESSAGE_PREFIX_BYTES_MAX`] bytes; the rest streams.
+    Prefix,
+    /// All of it.
+    Whole,
+}
+
+/// What becomes of a client's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientStep {
+    /// It goes to the server.
+    Relay,
+    /// It does not; what stands for it is in [`Output::to_server`].
+    Replace,
+    /// It waits; offer it again after the next server message.
+    Hold,
+    /// It goes to the server, and is the last one: the client broke the protocol, the server will
+    /// say so and close.
+    RelayLast,
+}
+
+/// What becomes of a server's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerStep {
+    /// It goes to the client.
+    Forward,
+    /// It is ours, or something else stands for it in [`Output::to_client`].
+    Drop,
+}
+
+/// Bytes of ours, and what there is to report.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// For the server, before the message at hand.
+    pub to_server: Vec<u8>,
+    /// For the server, behind the message at hand.
+    pub behind: Vec<u8>,
+    /// For the client, before the message at hand.
+    pub to_client: Vec<u8>,
+    /// For counters and logs.
+    pub events: Vec<Event>,
+}
+
+/// What the shell knows about the session's database right now.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Catalog and remembered analyses.
+    pub analyzer: Arc<Analyzer>,
+    /// No change of the catalog is known that `analyzer` has not seen.
+    pub fresh: bool,
+}
+
+/// Settings that the server reports (ParameterStatus).
+#[derive(Debug)]
+struct ServerSettings {
+    standard_conforming_strings: bool,
+    lexable: bool,
+    characters: Characters,
+    /// A hot standby: nothing can be written.
+    standby: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Until the first ReadyForQuery.
+    Starting,
+    /// Normal operation.
+    Ready,
+    /// The server skips messages until Sync.
+    SkippingToSync,
+}
+
+/// Copy-in as far as the client's messages tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyIn {
+    No,
+    /// COPY FROM STDIN was sent in an extended query; its CopyInResponse may come.
+    Expected,
+    /// The client sent all of its data before the server's CopyInResponse came.
+    DoneEarly,
+    /// The server reads copy data.
+    Active,
+}
+
+/// The state machine of one client. See the module's documentation for the contract.
+#[derive(Debug)]
+pub struct Session {
+    view: View,
+    injector: Injector,
+    settings: ServerSettings,
+    phase: Phase,
+    status: TransactionStatus,
+    outstanding: OutstandingRequests,
+    /// Outstanding Syncs and Queries after which only ReadyForQuery tells the transaction status.
+    unconfirmed: usize,
+    unit: Unit,
+    pending: PendingWrites,
+    names: Names,
+    copy_in: CopyIn,
+    /// This session changed the catalog in its open transaction: others cannot see that yet.
+    own_ddl: bool,
+    /// A measured COPY FROM STDIN is under way.
+    measure_after_copy: bool,
+    /// A Flush was sent so that command tags come.
+    flushed: bool,
+    /// ReadyForQuery that waits for a late bump.
+    late_ready: Option<TransactionStatus>,
+}
+
+impl Session {
+    /// A session that starts. `name` names everything of ours on the server connection: an SQL
+    /// identifier that no client can guess, lower case.
+    #[must_use]
+    pub fn new(view: View, name: &str) -> Self {
+        let settings = view.analyzer.settings();
+        let tenant_settings = if settings.trust_tenant_setting { settings.tenant_settings.as_slice() } else { &[] };
+        Self {
+            injector: Injector::new(name, tenant_settings),
+            view,
+            settings: ServerSettings {
+                standard_conforming_strings: true,
+                lexable: true,
+                characters: Characters::Utf8,
+                standby: false,
+            },
+            phase: Phase::Starting,
+            status: TransactionStatus::Idle,
+            outstanding: OutstandingRequests::default(),
+            unconfirmed: 0,
+            unit: Unit::default(),
+            pending: PendingWrites::default(),
+            names: Names::default(),
+            copy_in: CopyIn::No,
+            own_ddl: false,
+            measure_after_copy: false,
+            flushed: false,
+            late_ready: None,
+        }
+    }
+
+    /// Replaces what is known about the database.
+    pub fn set_view(&mut self, view: View) {
+        self.view = view;
+    }
+
+    /// Whether the start-up phase is over.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase != Phase::Starting
+    }
+
+    /// Whether nothing is under way: no transaction, no reply due. Then a drain may close.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.is_ready()
+            && self.status == TransactionStatus::Idle
+            && self.outstanding.is_empty()
+            && !self.unit.open
+            && self.copy_in == CopyIn::No
+    }
+
+    /// Messages that the server owes a reply to.
+    #[must_use]
+    pub fn outstanding_len(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// How much of a client message is wanted.
+    #[must_use]
+    pub const fn client_need(&self, message_type: u8, body_bytes: usize) -> Need {
+        let whole_up_to = match message_type {
+            frontend::QUERY | frontend::PARSE => limits::HELD_MESSAGE_BYTES_MAX,
+            frontend::BIND => limits::HELD_BIND_BYTES_MAX,
+            frontend::EXECUTE | frontend::CLOSE | frontend::DESCRIBE | frontend::FUNCTION_CALL => limits::MESSAGE_PREFIX_BYTES_MAX,
+            _ => return Need::Header,
+        };
+        if matches!(self.phase, Phase::Starting) {
+            Need::Header
+        } else if body_bytes <= whole_up_to {
+            Need::Whole
+        } else {
+            Need::Prefix
+        }
+    }
+
+    /// Decides about a client message; `body` is as much of it as [`Session::client_need`] said.
+    pub fn on_client(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ClientStep {
+        if self.phase == Phase::Starting {
+            return ClientStep::Relay;
+        }
+        if self.must_hold(message_type) {
+            return ClientStep::Hold;
+        }
+        let whole = body.len() == body_bytes;
+        match message_type {
+            // The server reads them without a reply; CopyData outside of copy-in is dropped by it.
+            frontend::COPY_DATA | frontend::PASSWORD => ClientStep::Relay,
+            frontend::COPY_DONE | frontend::COPY_FAIL => {
+                self.copy_in = match self.copy_in {
+                    CopyIn::Active => CopyIn::No,
+                    _ if self.outstanding.is_empty() => CopyIn::No,
+                    _ => CopyIn::DoneEarly,
+                };
+                ClientStep::Relay
+            }
+            frontend::TERMINATE | frontend::FLUSH => ClientStep::Relay,
+            _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type),
+            frontend::SYNC => self.on_sync(out),
+            _ if self.phase == Phase::SkippingToSync => ClientStep::Relay,
+            _ => self.on_statement_message(message_type, body, whole, out),
+        }
+    }
+
+    fn on_statement_message(&mut self, message_type: u8, body: &[u8], whole: bool, out: &mut Output) -> ClientStep {
+        self.end_measured_copy(out);
+        match message_type {
+            frontend::QUERY if whole => self.on_query(body, out),
+            frontend::QUERY => self.on_opaque_query(out),
+            frontend::PARSE => self.on_parse(body, whole),
+            frontend::BIND => self.on_bind(body, whole),
+            frontend::EXECUTE => self.on_execute(body, out),
+            frontend::DESCRIBE => self.on_describe(),
+            frontend::CLOSE => self.on_close(body),
+            frontend::FUNCTION_CALL => self.on_function_call(body, out),
+            // The server ends the session with a FATAL error: "invalid frontend message type".
+            _ => ClientStep::RelayLast,
+        }
+    }
+
+    /// In copy-in mode the server ignores Sync; anything else makes the COPY fail and is consumed.
+    const fn on_client_in_copy(&mut self, message_type: u8) -> ClientStep {
+        if message_type != frontend::SYNC {
+            self.copy_in = CopyIn::No;
+        }
+        ClientStep::Relay
+    }
+
+    /// Whether the message has to wait for the server.
+    fn must_hold(&self, message_type: u8) -> bool {
+        if matches!(message_type, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL) {
+            // Gating copy data could wait for ever: the server waits for it. It asks for no reply.
+            return false;
+        }
+        if self.outstanding.len() >= limits::OUTSTANDING_REQUESTS_MAX || self.late_ready.is_some() {
+            return true;
+        }
+        match self.outstanding.back() {
+            // What was added to a text may make it fail; then it is sent again as it was, and
+            // nothing else may have come between.
+            Some(Request::Query(query)) => (query.rewrite.is_some() && !query.visible) || query.bump_all_after,
+            Some(Request::Sync { bump_all_after, .. }) => *bump_all_after,
+            Some(Request::FunctionCall) => true,
+            _ => false,
+        }
+    }
+
+    /// Behind a measured COPY FROM STDIN the measurement ends with the next message that is no copy
+    /// data.
+    fn end_measured_copy(&mut self, out: &mut Output) {
+        if self.measure_after_copy {
+            self.measure_after_copy = false;
+            out.to_server.extend_from_slice(self.injector.measure_end());
+            self.push_injected(Purpose::MeasureEnd);
+        }
+    }
+
+    /// Whether ReadyForQuery is due: after the client has closed its side the server still answers.
+    /// (Never a Sync on the client's behalf: that would commit.)
+    #[must_use]
+    pub fn owes_ready(&self) -> bool {
+        self.outstanding.iter().any(Request::ends_with_ready)
+    }
+
+    /// Whether a bump in a transaction of its own is still to come: the connection to the server is
+    /// needed even if the client is gone.
+    #[must_use]
+    pub fn owes_late_bump(&self) -> bool {
+        let owes = |request: &Request| match request {
+            Request::Query(query) => query.bump_all_after,
+            Request::Sync { bump_all_after, .. } => *bump_all_after,
+            Request::LateSync => true,
+            _ => false,
+        };
+        self.late_ready.is_some() || self.outstanding.iter().any(owes)
+    }
+
+    /// The transaction in which the next message will be processed.
+    fn context(&self) -> Context {
+        if let Some(context) = self.unit.context {
+            return context;
+        }
+        if self.unconfirmed > 0 {
+            return Context::Uncertain;
+        }
+        match self.status {
+            TransactionStatus::Idle => Context::Implicit,
+            TransactionStatus::InTransaction => Context::Block,
+            TransactionStatus::Failed => Context::Failed,
+        }
+    }
+
+    /// Whether versions are kept here at all.
+    fn is_active(&self) -> bool {
+        self.view.analyzer.catalog.installed && !self.settings.standby
+    }
+
+    /// Whether an answer of the server will tell what the context is.
+    fn will_be_certain(&self) -> bool {
+        self.unconfirmed > 0 && !self.unit.open
+    }
+
+    /// Whether the catalog at hand is the one that the server works with.
+    const fn is_fresh(&self) -> bool {
+        self.view.fresh && !self.own_ddl
+    }
+
+    /// Puts the bumps of all pending writes before the message at hand. `false`: a command tag must
+    /// come first; a Flush is under way.
+    fn inject_pending(&mut self, out: &mut Output) -> bool {
+        if self.pending.is_empty() {
+            return true;
+        }
+        let condition = if self.pending.is_decided() {
+            Condition::Always
+        } else if self.pending.is_single_traced() && self.unit.executes == 1 && self.context() == Context::Implicit {
+            Condition::IfWritten
+        } else {
+            self.wait_for_outcomes(out);
+            return false;
+        };
+        self.flushed = false;
+        let bumps = self.pending.take();
+        out.to_server.extend_from_slice(&self.injector.bump(&bumps, condition));
+        self.outstanding.push(Request::Injected { purpose: Purpose::Bump, closes: bump::GROUP_CLOSES });
+        true
+    }
+
+    /// Makes the server send the command tags that are due.
+    fn wait_for_outcomes(&mut self, out: &mut Output) {
+        if !self.flushed {
+            encode::flush(&mut out.to_server);
+            out.events.push(Event::Waited);
+            self.flushed = true;
+        }
+    }
+
+    fn push_injected(&mut self, purpose: Purpose) {
+        self.outstanding.push(Request::Injected { purpose, closes: bump::GROUP_CLOSES });
+    }
+
+    /// A statement that may change the catalog is about to be sent.
+    fn note_ddl(&mut self, out: &mut Output) {
+        self.own_ddl = true;
+        out.events.push(Event::CatalogChanged);
+    }
+
+    fn set_parameter(&mut self, name: &[u8], value: &[u8]) {
+        match name {
+            b"standard_conforming_strings" => self.settings.standard_conforming_strings = value == b"on",
+            b"client_encoding" => {
+                self.settings.lexable = is_lexable_encoding(value);
+                self.settings.characters = Characters::of_encoding(value);
+            }
+            b"in_hot_standby" => self.settings.standby = value == b"on",
+            _ => {}
+        }
+    }
+}

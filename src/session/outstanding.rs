@@ -1,0 +1,182 @@
+//! Messages that the server owes a reply to, in order.
+
+use std::collections::VecDeque;
+
+use super::prepared::Undo;
+use super::rewrite::PositionMap;
+
+/// What a client's simple query waits for.
+#[derive(Debug, Default)]
+pub struct QueryRequest {
+    /// The text was sent with statements of ours in it.
+    pub rewrite: Option<Rewrite>,
+    /// A reply was forwarded to the client.
+    pub visible: bool,
+    /// Replies of a statement of ours are passing.
+    pub swallowing: bool,
+    /// The write whose command tag decides about its bump.
+    pub write: Option<u64>,
+    /// It may change the transaction status in a way that only ReadyForQuery tells.
+    pub changes_block: bool,
+    /// It may change the catalog.
+    pub ddl: bool,
+    /// Bump every domain before its ReadyForQuery is forwarded.
+    pub bump_all_after: bool,
+    /// Its replies are dropped; the client's own text is sent again at ReadyForQuery.
+    pub again: bool,
+}
+
+/// How a text was changed.
+#[derive(Debug)]
+pub struct Rewrite {
+    /// The client's text.
+    pub original: Vec<u8>,
+    /// The way back.
+    pub map: PositionMap,
+    /// It is one statement, sent outside of a block: one that refuses a block can be sent again.
+    pub alone: bool,
+}
+
+/// What we injected, for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Bumps of known writes.
+    Bump,
+    /// Start of a measurement.
+    MeasureBegin,
+    /// End of a measurement, with its bumps.
+    MeasureEnd,
+    /// Every domain.
+    BumpAll,
+}
+
+/// A message that waits for its reply.
+#[derive(Debug)]
+pub enum Request {
+    /// Parse; what to restore if it fails.
+    Parse(Option<Box<Undo>>),
+    /// Bind; what to restore if it fails.
+    Bind(Option<Box<Undo>>),
+    /// Describe of a statement or portal.
+    Describe,
+    /// Execute.
+    Execute {
+        /// The write whose command tag decides about its bump.
+        write: Option<u64>,
+    },
+    /// Close; what to restore if it is skipped.
+    Close(Option<Box<Undo>>),
+    /// Sync.
+    Sync {
+        /// The transaction status may change in a way that only ReadyForQuery tells.
+        changes_block: bool,
+        /// The catalog may have changed.
+        ddl: bool,
+        /// Sent while a COPY FROM STDIN may be in progress: if it is, the server ignores it.
+        unless_copy: bool,
+        /// Bump every domain before its ReadyForQuery is forwarded.
+        bump_all_after: bool,
+    },
+    /// FunctionCall.
+    FunctionCall,
+    /// Simple query.
+    Query(Box<QueryRequest>),
+    /// A group of ours; CloseCompletes that are still due.
+    Injected {
+        /// What for.
+        purpose: Purpose,
+        /// CloseCompletes due.
+        closes: u8,
+    },
+    /// The Sync of a bump that follows a statement which ran alone; then the client gets the
+    /// ReadyForQuery that waits.
+    LateSync,
+}
+
+impl Request {
+    /// Whether it ends the unit of messages that it belongs to.
+    #[must_use]
+    pub const fn ends_unit(&self) -> bool {
+        matches!(self, Self::Sync { unless_copy: false, .. } | Self::Query(_) | Self::FunctionCall)
+    }
+
+    /// Whether ReadyForQuery ends it.
+    #[must_use]
+    pub const fn ends_with_ready(&self) -> bool {
+        matches!(self, Self::Sync { .. } | Self::Query(_) | Self::FunctionCall | Self::LateSync)
+    }
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct OutstandingRequests {
+    queue: VecDeque<Request>,
+}
+
+impl OutstandingRequests {
+    /// Messages that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Adds one.
+    pub fn push(&mut self, request: Request) {
+        self.queue.push_back(request);
+    }
+
+    /// The oldest.
+    #[must_use]
+    pub fn front(&self) -> Option<&Request> {
+        self.queue.front()
+    }
+
+    /// The oldest.
+    pub fn front_mut(&mut self) -> Option<&mut Request> {
+        self.queue.front_mut()
+    }
+
+    /// The youngest.
+    #[must_use]
+    pub fn back(&self) -> Option<&Request> {
+        self.queue.back()
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<Request> {
+        self.queue.pop_front()
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Request> {
+        self.queue.iter()
+    }
+
+    /// Takes the oldest that `accept`s, before the next Sync: a pooler may answer Parse and Close
+    /// out of order (PgBouncer 1.24 with `max_prepared_statements`).
+    pub fn take(&mut self, accept: impl Fn(&Request) -> bool) -> Option<Request> {
+        let at = self.queue.iter().take_while(|request| !request.ends_with_ready()).position(accept)?;
+        self.queue.remove(at)
+    }
+
+    /// After an error in an extended query: everything up to the next Sync gets no reply. Returns
+    /// it, youngest first; the second value tells whether there is a Sync.
+    pub fn discard_until_sync(&mut self) -> (Vec<Request>, bool) {
+        let is_sync = |request: &Request| matches!(request, Request::Sync { .. } | Request::LateSync);
+        let sync = self.queue.iter().position(is_sync);
+        let mut discarded: Vec<Request> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
+        discarded.reverse();
+        (discarded, sync.is_some())
+    }
+
+    /// COPY FROM STDIN has begun: the server ignores the Syncs that were sent meanwhile.
+    pub fn drop_ignored_syncs(&mut self) {
+        self.queue.retain(|request| !matches!(request, Request::Sync { unless_copy: true, .. }));
+    }
+}

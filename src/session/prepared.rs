@@ -1,0 +1,299 @@
+//! Prepared statements and portals: which analysis an Execute stands for.
+//!
+//! Names enter the maps when Parse or Bind is *sent* (later messages of a pipeline refer to them)
+//! and leave again when the server did not accept it ([`Undo`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::bump::{BumpTenant, Effect};
+use crate::effect::cache::Analyzer;
+use crate::effect::tenants::parse_uuid;
+use crate::effect::unknown::UnknownReason;
+use crate::effect::{Analysis, Control, Kind, RowCount, Tenant, Tenants, Write};
+use crate::limits;
+use crate::wire::frontend::{Bind, BoundValue};
+
+const UUID_TYPE: u32 = 2950;
+const TEXT_TYPES: [u32; 4] = [25, 1042, 1043, 705];
+
+/// A prepared statement.
+#[derive(Debug)]
+pub struct Prepared {
+    text: Box<[u8]>,
+    types: Box<[u8]>,
+    analysis: Arc<Analysis>,
+    generation: u64,
+    standard_conforming_strings: bool,
+}
+
+impl Prepared {
+    /// Analyses a Parse.
+    #[must_use]
+    pub fn new(analyzer: &Analyzer, text: &[u8], types: &[u8], standard_conforming_strings: bool) -> Self {
+        let generation = analyzer.catalog.generation;
+        let analysis = analyzer.analyze(text, standard_conforming_strings);
+        Self { text: text.into(), types: types.into(), analysis, generation, standard_conforming_strings }
+    }
+
+    /// A statement whose text was too long to look at.
+    #[must_use]
+    pub fn opaque(analysis: Analysis) -> Self {
+        Self {
+            text: Box::default(),
+            types: Box::default(),
+            analysis: Arc::new(analysis),
+            generation: u64::MAX,
+            standard_conforming_strings: true,
+        }
+    }
+
+    /// The portal that a Bind makes of it, under today's catalog.
+    #[must_use]
+    pub fn portal(&self, analyzer: &Analyzer, bind: Option<&Bind<'_>>) -> Portal {
+        let renewed;
+        let analysis = if self.generation == analyzer.catalog.generation || self.generation == u64::MAX {
+            &*self.analysis
+        } else {
+            renewed = analyzer.analyze(&self.text, self.standard_conforming_strings);
+            &*renewed
+        };
+        let Some(statement) = analysis.single() else {
+            // Empty, or several statements: the server refuses those.
+            return Portal::default();
+        };
+        let parameter_type = |number: u16| {
+            let at = usize::from(number).saturating_sub(1) * 4;
+            self.types.get(at..at + 4).and_then(|oid| oid.try_into().ok()).map_or(0, u32::from_be_bytes)
+        };
+        Portal {
+            act: Act::of(&statement.kind, |tenant| resolve(tenant, bind, &parameter_type)),
+            copy_in: statement.copy_in,
+            reads_versions: statement.reads_versions,
+            ddl: statement.ddl,
+            timeless: statement.timeless,
+            executed: false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.text.len() + self.types.len()
+    }
+}
+
+/// A portal.
+#[derive(Debug, Clone, Default)]
+pub struct Portal {
+    /// What Execute does.
+    pub act: Act,
+    /// It enters copy-in mode.
+    pub copy_in: bool,
+    /// It may read versions.
+    pub reads_versions: bool,
+    /// It may change the catalog.
+    pub ddl: bool,
+    /// The catalog does not matter.
+    pub timeless: bool,
+    /// A first Execute was sent: row-changing statements ran to their end then.
+    pub executed: bool,
+}
+
+/// What a statement does, tenants resolved.
+#[derive(Debug, Clone, Default)]
+pub enum Act {
+    /// Nothing to do.
+    #[default]
+    Harmless,
+    /// Bumps these.
+    Write {
+        /// Domains and tenants.
+        effect: Effect,
+        /// It changes at least one row, if it succeeds.
+        sure: bool,
+        /// A transaction id tells whether it changed anything.
+        leaves_no_trace_without_rows: bool,
+    },
+    /// To be measured.
+    Measure(UnknownReason),
+    /// Transaction control.
+    Control(Control),
+    /// Must run alone.
+    Alone,
+    /// May end its transaction.
+    MayCommit(UnknownReason),
+    /// Makes a cursor.
+    DeclareCursor {
+        /// Its name.
+        name: String,
+        /// FETCH from it cannot write.
+        harmless: bool,
+    },
+    /// Reads from a cursor.
+    Fetch(String),
+}
+
+impl Act {
+    /// Of a statement; `tenant` resolves tenants that are parameters.
+    #[must_use]
+    pub fn of(kind: &Kind, tenant: impl Fn(&Tenant) -> BumpTenant) -> Self {
+        match kind {
+            Kind::Harmless => Self::Harmless,
+            Kind::Measure(reason) => Self::Measure(*reason),
+            Kind::Control(control) => Self::Control(*control),
+            Kind::Alone => Self::Alone,
+            Kind::MayCommit(reason) => Self::MayCommit(*reason),
+            Kind::DeclareCursor { name, harmless } => Self::DeclareCursor { name: name.clone(), harmless: *harmless },
+            Kind::Fetch(name) => Self::Fetch(name.clone()),
+            Kind::Write(write) => Self::Write {
+                effect: effect(write, tenant),
+                sure: write.rows == RowCount::NotZero,
+                leaves_no_trace_without_rows: write.leaves_no_trace_without_rows,
+            },
+        }
+    }
+}
+
+/// The pairs that a write bumps, each once; all tenants of a domain stand for each of them.
+fn effect(write: &Write, tenant: impl Fn(&Tenant) -> BumpTenant) -> Effect {
+    let mut pairs: Vec<(String, BumpTenant)> = Vec::new();
+    for touched in &write.touched {
+        let mut add = |tenant| pairs.push((touched.domain.clone(), tenant));
+        match &touched.tenants {
+            Tenants::All => add(BumpTenant::All),
+            Tenants::Session => add(BumpTenant::Session),
+            Tenants::These(tenants) => tenants.iter().map(&tenant).for_each(add),
+        }
+    }
+    pairs.sort();
+    pairs.dedup();
+    // BumpTenant::All sorts before the others of its domain.
+    let mut all_of: Option<String> = None;
+    pairs.retain(|(domain, tenant)| {
+        let covered = all_of.as_deref() == Some(domain);
+        if *tenant == BumpTenant::All {
+            all_of = Some(domain.clone());
+        }
+        !covered
+    });
+    pairs.into()
+}
+
+/// A tenant without parameters: simple query.
+#[must_use]
+pub const fn literal_tenant(tenant: &Tenant) -> BumpTenant {
+    match tenant {
+        Tenant::Known(tenant) => BumpTenant::Id(*tenant),
+        Tenant::Parameter { .. } => BumpTenant::All,
+    }
+}
+
+fn resolve(tenant: &Tenant, bind: Option<&Bind<'_>>, parameter_type: impl Fn(u16) -> u32) -> BumpTenant {
+    match tenant {
+        Tenant::Known(tenant) => BumpTenant::Id(*tenant),
+        Tenant::Parameter { number, as_uuid } => bind
+            .and_then(|bind| bind.value(*number))
+            .and_then(|value| bound_uuid(value, parameter_type(*number), *as_uuid))
+            .map_or(BumpTenant::All, BumpTenant::Id),
+    }
+}
+
+/// The tenant in a parameter: text format is text whatever the type; in binary format a uuid has 16
+/// bytes and text is text. NULL, and anything else, is no tenant.
+fn bound_uuid(value: BoundValue<'_>, declared: u32, as_uuid: bool) -> Option<Uuid> {
+    let bytes = value.bytes?;
+    let is_uuid = declared == UUID_TYPE || (declared == 0 && as_uuid);
+    if value.binary && is_uuid {
+        return Uuid::from_slice(bytes).ok();
+    }
+    if value.binary && !(TEXT_TYPES.contains(&declared) || (declared == 0 && !as_uuid)) {
+        return None;
+    }
+    parse_uuid(std::str::from_utf8(bytes).ok()?)
+}
+
+/// What to restore when the server did not process a message.
+#[derive(Debug)]
+pub enum Undo {
+    /// A statement's former meaning.
+    Statement(Box<[u8]>, Option<Arc<Prepared>>),
+    /// A portal's former meaning.
+    Portal(Box<[u8]>, Option<Portal>),
+}
+
+/// Names of one session.
+#[derive(Debug, Default)]
+pub struct Names {
+    statements: HashMap<Box<[u8]>, Arc<Prepared>>,
+    statement_bytes: usize,
+    portals: HashMap<Box<[u8]>, Portal>,
+    /// Cursors of SQL whose query is harmless.
+    harmless_cursors: Vec<String>,
+}
+
+impl Names {
+    /// The statement of a name, `None` if this session did not see its Parse.
+    #[must_use]
+    pub fn statement(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+        self.statements.get(name)
+    }
+
+    /// Remembers a statement that was sent; without room it is forgotten, its Executes are measured.
+    pub fn set_statement(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Undo {
+        let former = self.statements.remove(name);
+        self.statement_bytes -= former.as_ref().map_or(0, |former| former.bytes());
+        if let Some(prepared) = prepared {
+            let bytes = self.statement_bytes + prepared.bytes();
+            let unnamed = name.is_empty();
+            if unnamed || (self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX) {
+                self.statement_bytes = bytes;
+                self.statements.insert(name.into(), prepared);
+            }
+        }
+        Undo::Statement(name.into(), former)
+    }
+
+    /// The portal of a name.
+    pub fn portal_mut(&mut self, name: &[u8]) -> Option<&mut Portal> {
+        self.portals.get_mut(name)
+    }
+
+    /// Remembers a portal that was sent.
+    pub fn set_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Undo {
+        let former = self.portals.remove(name);
+        if let Some(portal) = portal
+            && (name.is_empty() || self.portals.len() < limits::PORTALS_MAX)
+        {
+            self.portals.insert(name.into(), portal);
+        }
+        Undo::Portal(name.into(), former)
+    }
+
+    /// The server did not process a message.
+    pub fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Statement(name, former) => drop(self.set_statement(&name, former)),
+            Undo::Portal(name, former) => drop(self.set_portal(&name, former)),
+        }
+    }
+
+    /// The transaction has ended, and no message waits: its portals are gone.
+    pub fn end_transaction(&mut self) {
+        self.portals.clear();
+    }
+
+    /// DECLARE was sent.
+    pub fn declare_cursor(&mut self, name: &str, harmless: bool) {
+        self.harmless_cursors.retain(|known| known != name);
+        if harmless && self.harmless_cursors.len() < limits::CURSORS_MAX {
+            self.harmless_cursors.push(name.to_owned());
+        }
+    }
+
+    /// Whether FETCH from this cursor cannot write.
+    #[must_use]
+    pub fn is_harmless_cursor(&self, name: &str) -> bool {
+        self.harmless_cursors.iter().any(|known| known == name)
+    }
+}

@@ -1,0 +1,370 @@
+//! Replies: which request each belongs to, and what becomes of it.
+
+use super::outstanding::{Purpose, QueryRequest, Request};
+use super::rewrite::Origin;
+use super::{CopyIn, Event, Need, Output, Phase, ServerStep, Session, bump};
+use crate::limits;
+use crate::wire::backend::{ErrorFields, TransactionStatus, first_column_name, parameter_status, tag_rows};
+use crate::wire::encode;
+use crate::wire::message_type::backend;
+
+/// `syntax_error`.
+const SYNTAX_ERROR: &[u8] = b"42601";
+/// `active_sql_transaction`: the statement refuses a block.
+const ACTIVE_SQL_TRANSACTION: &[u8] = b"25001";
+
+impl Session {
+    /// How much of a server message is wanted.
+    #[must_use]
+    pub fn server_need(&self, message_type: u8, body_bytes: usize) -> Need {
+        let held = if body_bytes <= limits::HELD_SERVER_MESSAGE_BYTES_MAX { Need::Whole } else { Need::Prefix };
+        match message_type {
+            backend::DATA_ROW if self.is_swallowing() => held,
+            backend::ROW_DESCRIPTION => Need::Prefix,
+            backend::COMMAND_COMPLETE | backend::ERROR_RESPONSE | backend::READY_FOR_QUERY | backend::PARAMETER_STATUS => held,
+            backend::NOTICE_RESPONSE if self.has_rewrite_in_front() => held,
+            _ => Need::Header,
+        }
+    }
+
+    fn is_swallowing(&self) -> bool {
+        match self.outstanding.front() {
+            Some(Request::Injected { .. }) => true,
+            Some(Request::Query(query)) => query.swallowing || query.again,
+            _ => false,
+        }
+    }
+
+    fn has_rewrite_in_front(&self) -> bool {
+        matches!(self.outstanding.front(), Some(Request::Query(query)) if query.rewrite.is_some())
+    }
+
+    /// Decides about a server message; `body` is as much of it as [`Session::server_need`] said.
+    pub fn on_server(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        match message_type {
+            backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE => self.on_rows(message_type, body, out),
+            backend::NOTIFICATION_RESPONSE => ServerStep::Forward,
+            backend::NOTICE_RESPONSE => self.on_notice(body_bytes, body, out),
+            backend::PARAMETER_STATUS => {
+                if let Some((name, value)) = parameter_status(body) {
+                    self.set_parameter(name, value);
+                }
+                ServerStep::Forward
+            }
+            backend::READY_FOR_QUERY => self.on_ready(body, out),
+            _ if self.phase == Phase::Starting => ServerStep::Forward,
+            backend::ERROR_RESPONSE => self.on_error(body_bytes, body, out),
+            _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => self.on_query_reply(message_type, body),
+            _ => self.on_extended_reply(message_type, body),
+        }
+    }
+
+    fn on_rows(&mut self, message_type: u8, body: &[u8], out: &mut Output) -> ServerStep {
+        if !self.is_swallowing() {
+            return ServerStep::Forward;
+        }
+        if message_type == backend::DATA_ROW {
+            let purpose = match self.outstanding.front() {
+                Some(Request::Injected { purpose, .. }) => *purpose,
+                _ => Purpose::Bump,
+            };
+            report_result(purpose, body, &mut out.events);
+        }
+        ServerStep::Drop
+    }
+
+    /// A notice may point into a text that we changed.
+    fn on_notice(&mut self, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        if query.again {
+            return ServerStep::Drop;
+        }
+        forward_with_position(query, backend::NOTICE_RESPONSE, body_bytes, body, out)
+    }
+
+    fn on_query_reply(&mut self, message_type: u8, body: &[u8]) -> ServerStep {
+        let column = self.injector.column();
+        let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        match message_type {
+            backend::ROW_DESCRIPTION if query.rewrite.is_some() && first_column_name(body) == Some(column) => {
+                query.swallowing = true;
+                return ServerStep::Drop;
+            }
+            backend::COMMAND_COMPLETE if query.swallowing => {
+                query.swallowing = false;
+                return ServerStep::Drop;
+            }
+            backend::COMMAND_COMPLETE => {
+                if let Some(write) = query.write.take() {
+                    self.pending.on_outcome(write, tag_rows(body) != Some(0));
+                }
+            }
+            backend::COPY_IN_RESPONSE => self.begin_copy_in(),
+            _ => {}
+        }
+        if let Some(Request::Query(query)) = self.outstanding.front_mut() {
+            query.visible = true;
+        }
+        ServerStep::Forward
+    }
+
+    fn on_extended_reply(&mut self, message_type: u8, body: &[u8]) -> ServerStep {
+        if let Some(Request::Injected { closes, .. }) = self.outstanding.front_mut() {
+            match message_type {
+                backend::CLOSE_COMPLETE => {
+                    *closes -= 1;
+                    if *closes == 0 {
+                        self.outstanding.pop();
+                    }
+                    return ServerStep::Drop;
+                }
+                backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::COMMAND_COMPLETE => return ServerStep::Drop,
+                _ => {}
+            }
+        }
+        match message_type {
+            backend::PARSE_COMPLETE => drop(self.outstanding.take(|request| matches!(request, Request::Parse(_)))),
+            backend::BIND_COMPLETE => drop(self.outstanding.take(|request| matches!(request, Request::Bind(_)))),
+            backend::CLOSE_COMPLETE => drop(self.outstanding.take(|request| matches!(request, Request::Close(_)))),
+            backend::NO_DATA | backend::ROW_DESCRIPTION => {
+                drop(self.outstanding.take(|request| matches!(request, Request::Describe)));
+            }
+            backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED => {
+                self.on_executed(message_type, body);
+            }
+            backend::COPY_IN_RESPONSE => {
+                self.begin_copy_in();
+                self.outstanding.drop_ignored_syncs();
+            }
+            // ParameterDescription is followed by RowDescription or NoData; FunctionCallResponse by
+            // ReadyForQuery; CopyOutResponse and CopyBothResponse by data.
+            _ => {}
+        }
+        ServerStep::Forward
+    }
+
+    fn on_executed(&mut self, message_type: u8, body: &[u8]) {
+        let executed = self.outstanding.take(|request| matches!(request, Request::Execute { .. }));
+        if let Some(Request::Execute { write: Some(write) }) = executed {
+            let changed = match message_type {
+                backend::COMMAND_COMPLETE => tag_rows(body) != Some(0),
+                // Rows of RETURNING have come; the changes are all made.
+                backend::PORTAL_SUSPENDED => true,
+                _ => false,
+            };
+            self.pending.on_outcome(write, changed);
+        }
+    }
+
+    /// The client may have sent all of its data before.
+    fn begin_copy_in(&mut self) {
+        self.copy_in = if self.copy_in == CopyIn::DoneEarly { CopyIn::No } else { CopyIn::Active };
+    }
+
+    fn on_error(&mut self, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        self.flushed = false;
+        self.copy_in = CopyIn::No;
+        self.measure_after_copy = false;
+        if matches!(self.outstanding.front(), Some(Request::Query(_))) {
+            return self.on_query_error(body_bytes, body, out);
+        }
+        if matches!(self.outstanding.front(), Some(Request::Injected { .. })) {
+            out.events.push(Event::InjectionFailed);
+        }
+        if self.late_ready.is_some() {
+            // The statement itself is committed: the client must not hear of an error.
+            out.events.push(Event::LateBumpFailed);
+            self.discard_until_sync(out);
+            return ServerStep::Drop;
+        }
+        self.discard_until_sync(out);
+        ServerStep::Forward
+    }
+
+    /// The server skips everything up to the next Sync.
+    fn discard_until_sync(&mut self, out: &mut Output) {
+        let unit = self.unit_of_front();
+        let ours = matches!(self.outstanding.front(), Some(Request::Injected { .. }));
+        let (discarded, has_sync) = self.outstanding.discard_until_sync();
+        let mut skipped_ready = false;
+        for request in discarded {
+            match request {
+                Request::Parse(Some(undo)) | Request::Bind(Some(undo)) | Request::Close(Some(undo)) => self.names.undo(*undo),
+                Request::Query(query) => {
+                    self.unconfirmed -= usize::from(query.changes_block);
+                    skipped_ready = true;
+                }
+                Request::FunctionCall => skipped_ready = true,
+                _ => {}
+            }
+        }
+        self.pending.forget_through(unit);
+        if has_sync {
+            return;
+        }
+        if ours && skipped_ready {
+            // The client waits for the ReadyForQuery of a message that the server skips because of
+            // us. In a failed transaction Sync commits nothing.
+            encode::sync(&mut out.to_server);
+            self.outstanding.push(Request::Sync { changes_block: false, ddl: true, unless_copy: false, bump_all_after: false });
+        } else {
+            self.phase = Phase::SkippingToSync;
+        }
+    }
+
+    /// The unit that the oldest request belongs to: as many before the current one as ends are due.
+    fn unit_of_front(&self) -> u64 {
+        let ends = self.outstanding.iter().filter(|request| request.ends_unit()).count();
+        self.unit.number.saturating_sub(ends as u64)
+    }
+
+    fn on_query_error(&mut self, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        let unit = self.unit_of_front();
+        self.pending.forget_through(unit);
+        let last = self.outstanding.len() == 1;
+        let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        query.bump_all_after = false;
+        if let Some(rewrite) = &query.rewrite
+            && last
+            && !query.visible
+            && !query.again
+        {
+            let fields = ErrorFields::decode(body);
+            // The server stopped reading in our part: the client's text ends too early. Nothing ran.
+            let in_ours = fields.sqlstate == SYNTAX_ERROR
+                && fields.position.is_some_and(|position| rewrite.map.origin(position) == Origin::Ours);
+            // A statement that refuses the block that our part makes of it. All is rolled back.
+            let refuses = fields.sqlstate == ACTIVE_SQL_TRANSACTION && rewrite.alone;
+            if in_ours || refuses {
+                query.again = true;
+                return ServerStep::Drop;
+            }
+        }
+        query.visible = true;
+        query.swallowing = false;
+        forward_with_position(query, backend::ERROR_RESPONSE, body_bytes, body, out)
+    }
+
+    fn on_ready(&mut self, body: &[u8], out: &mut Output) -> ServerStep {
+        let Some(status) = TransactionStatus::decode(body) else { return ServerStep::Forward };
+        self.flushed = false;
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Ready;
+            self.status = status;
+            return ServerStep::Forward;
+        }
+        let request = self.outstanding.pop();
+        self.status = status;
+        if status != TransactionStatus::InTransaction {
+            self.after_transaction(status);
+        }
+        match request {
+            Some(Request::Query(query)) => self.on_query_ready(*query, status, out),
+            Some(Request::Sync { changes_block, ddl, bump_all_after, .. }) => {
+                self.unconfirmed -= usize::from(changes_block);
+                self.after_statements(ddl, status, out);
+                self.late_bump(bump_all_after, status, out)
+            }
+            Some(Request::LateSync) => {
+                if let Some(waiting) = self.late_ready.take() {
+                    self.status = waiting;
+                }
+                ServerStep::Forward
+            }
+            _ => {
+                self.after_statements(false, status, out);
+                ServerStep::Forward
+            }
+        }
+    }
+
+    fn on_query_ready(&mut self, query: QueryRequest, status: TransactionStatus, out: &mut Output) -> ServerStep {
+        self.unconfirmed -= usize::from(query.changes_block);
+        if let (true, Some(rewrite)) = (query.again, query.rewrite) {
+            out.events.push(Event::SentAgain);
+            encode::query(&rewrite.original, &mut out.to_server);
+            self.unconfirmed += 1;
+            self.outstanding.push(Request::Query(Box::new(QueryRequest {
+                changes_block: true,
+                ddl: query.ddl,
+                bump_all_after: false,
+                ..QueryRequest::default()
+            })));
+            return ServerStep::Drop;
+        }
+        self.copy_in = CopyIn::No;
+        self.after_statements(query.ddl, status, out);
+        self.late_bump(query.bump_all_after, status, out)
+    }
+
+    /// A transaction has ended or failed.
+    fn after_transaction(&mut self, status: TransactionStatus) {
+        if status == TransactionStatus::Failed {
+            let unit = self.unit_of_front();
+            self.pending.forget_through(unit.saturating_sub(1));
+        }
+        if status == TransactionStatus::Idle && self.outstanding.is_empty() && !self.unit.open {
+            self.names.end_transaction();
+        }
+    }
+
+    /// Others see the catalog's change when its transaction has ended.
+    fn after_statements(&mut self, ddl: bool, status: TransactionStatus, out: &mut Output) {
+        let ended = status == TransactionStatus::Idle;
+        if ended && (ddl || self.own_ddl) {
+            self.own_ddl = false;
+            out.events.push(Event::CatalogChanged);
+        }
+    }
+
+    /// Bumps in a transaction of their own, before the client hears that its statement has ended:
+    /// after a statement that ran alone, or writes that were committed without their bumps.
+    fn late_bump(&mut self, every_domain: bool, status: TransactionStatus, out: &mut Output) -> ServerStep {
+        if status != TransactionStatus::Idle {
+            return ServerStep::Forward;
+        }
+        let forgotten = self.pending.take_confirmed();
+        if every_domain {
+            out.to_server.extend_from_slice(self.injector.bump_all());
+            self.push_injected(Purpose::BumpAll);
+        } else if forgotten.is_empty() || !self.outstanding.is_empty() {
+            return ServerStep::Forward;
+        } else {
+            out.events.push(Event::LateBump);
+            out.to_server.extend_from_slice(&self.injector.bump(&forgotten, bump::Condition::Always));
+            self.push_injected(Purpose::Bump);
+        }
+        encode::sync(&mut out.to_server);
+        self.outstanding.push(Request::LateSync);
+        self.late_ready = Some(status);
+        ServerStep::Drop
+    }
+}
+
+/// Forwards an error or notice of a text that we changed, its position put right.
+fn forward_with_position(query: &QueryRequest, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+    let Some(rewrite) = query.rewrite.as_ref().filter(|_| body.len() == body_bytes) else {
+        return ServerStep::Forward;
+    };
+    let Some(position) = ErrorFields::decode(body).position else { return ServerStep::Forward };
+    let mapped = match rewrite.map.origin(position) {
+        Origin::Client(mapped) => mapped,
+        Origin::Ours => return ServerStep::Forward,
+    };
+    encode::error_with_position(message_type, body, mapped, &mut out.to_client);
+    ServerStep::Drop
+}
+
+/// Our functions return one number: log rows, negative where every domain was bumped blindly.
+fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
+    let Some(text) = row.get(6..).and_then(|text| std::str::from_utf8(text).ok()) else { return };
+    let Ok(rows) = text.parse::<i64>() else { return };
+    let count = rows.unsigned_abs();
+    match purpose {
+        _ if rows == 0 => {}
+        _ if rows < 0 => events.push(Event::BlindBumps(count)),
+        Purpose::BumpAll => events.push(Event::BlindBumps(count)),
+        Purpose::MeasureEnd => events.push(Event::MeasuredBumps(count)),
+        Purpose::Bump | Purpose::MeasureBegin => events.push(Event::Bumped(count)),
+    }
+}

@@ -1,0 +1,250 @@
+//! Simple query: statements of ours inside the client's text.
+
+use super::bump::Condition;
+use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
+use super::prepared::{Act, literal_tenant};
+use super::rewrite::Rewriter;
+use super::transaction::Context;
+use super::{ClientStep, Event, Output, Session, StatementClass};
+use crate::effect::unknown::UnknownReason;
+use crate::effect::{Analysis, Control, Statement};
+use crate::wire::encode;
+use crate::wire::frontend::query_text;
+
+/// Where a text stands in its transaction(s) while it is rewritten, statement by statement.
+struct Position {
+    context: Context,
+    /// Nothing was written in this implicit transaction yet: a transaction id will tell.
+    fresh: bool,
+    /// Writes of before this text have no bump yet.
+    pending: bool,
+}
+
+impl Session {
+    pub(super) fn on_query(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
+        let text = match query_text(body) {
+            Some(text) if self.is_active() => text,
+            // Without versions, or a protocol violation: the server has the word.
+            _ => return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() }),
+        };
+        if !self.settings.lexable {
+            return self.on_opaque_query(out);
+        }
+        let analysis = self.view.analyzer.analyze(text, self.settings.standard_conforming_strings);
+        if analysis.opaque {
+            return self.on_opaque_query(out);
+        }
+        if self.pending.is_empty() && self.is_fresh() && analysis.is_harmless() {
+            out.events.push(Event::Statement(StatementClass::Harmless));
+            return self.relay_query(QueryRequest::default());
+        }
+        let must_be_certain = analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::MayCommit(_) | Act::Alone));
+        if (must_be_certain && self.will_be_certain()) || !self.settle_query(&analysis, out) {
+            return ClientStep::Hold;
+        }
+        self.flushed = false;
+        self.send_query(text, &analysis, out)
+    }
+
+    fn relay_query(&mut self, query: QueryRequest) -> ClientStep {
+        self.unconfirmed += usize::from(query.changes_block);
+        self.outstanding.push(Request::Query(Box::new(query)));
+        self.unit = self.unit.next();
+        ClientStep::Relay
+    }
+
+    /// Whether the bumps that belong before or into this text can be said now.
+    fn settle_query(&mut self, analysis: &Analysis, out: &mut Output) -> bool {
+        if self.pending.is_empty() || self.pending.is_decided() || !self.places_pending(analysis) {
+            return true;
+        }
+        self.wait_for_outcomes(out);
+        false
+    }
+
+    /// Whether the text is one that bumps of before must be put into.
+    fn places_pending(&self, analysis: &Analysis) -> bool {
+        if self.context() != Context::Block {
+            return true;
+        }
+        analysis.statements.iter().any(|statement| self.needs_bumps_before(statement)) || analysis.statements.len() > 1
+    }
+
+    fn needs_bumps_before(&self, statement: &Statement) -> bool {
+        match self.act(statement) {
+            Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => statement.reads_versions || self.pending.is_full(),
+            Act::Control(control) => !matches!(control, Control::Begin),
+            Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
+        }
+    }
+
+    /// What a statement of a text does, here and now.
+    fn act(&self, statement: &Statement) -> Act {
+        let stale = !statement.timeless && !self.is_fresh();
+        match Act::of(&statement.kind, literal_tenant) {
+            Act::Fetch(cursor) if self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
+            Act::Harmless | Act::Write { .. } if stale => Act::Measure(UnknownReason::CatalogStale),
+            act => act,
+        }
+    }
+
+    fn send_query(&mut self, text: &[u8], analysis: &Analysis, out: &mut Output) -> ClientStep {
+        let context = self.context();
+        let ddl = analysis.statements.iter().any(|statement| statement.ddl);
+        let mut query = QueryRequest {
+            ddl,
+            changes_block: analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::Control(_))),
+            ..QueryRequest::default()
+        };
+        if ddl {
+            self.note_ddl(out);
+        }
+        if analysis.refused {
+            return self.relay_query(query);
+        }
+        if let Some(statement) = analysis.single() {
+            match (self.act(statement), context) {
+                (Act::Harmless, Context::Block | Context::Failed) if !self.needs_bumps_before(statement) => {
+                    out.events.push(Event::Statement(StatementClass::Harmless));
+                    return self.relay_query(query);
+                }
+                // The server says no; its words need no company.
+                (Act::Write { .. } | Act::Measure(_), Context::Failed) => return self.relay_query(query),
+                (Act::Write { effect, sure, leaves_no_trace_without_rows }, Context::Block) if !statement.reads_versions && !self.pending.is_full() => {
+                    out.events.push(Event::Statement(StatementClass::Write));
+                    query.write = Some(self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows));
+                    return self.relay_query(query);
+                }
+                (Act::MayCommit(reason), Context::Implicit) if !self.unit.open => {
+                    out.events.push(Event::Statement(StatementClass::NotAtomic));
+                    out.events.push(Event::Measured(reason));
+                    query.bump_all_after = true;
+                    return self.relay_query(query);
+                }
+                (Act::Alone, _) if self.pending.is_empty() => {
+                    out.events.push(Event::Statement(StatementClass::Alone));
+                    return self.relay_query(query);
+                }
+                _ => {}
+            }
+        }
+        self.send_rewritten(text, analysis, query, out)
+    }
+
+    /// Puts our statements into the text; relays it as it is when there are none to put.
+    fn send_rewritten(&mut self, text: &[u8], analysis: &Analysis, mut query: QueryRequest, out: &mut Output) -> ClientStep {
+        let context = self.context();
+        let mut rewriter = Rewriter::new(text, self.settings.characters);
+        let mut position =
+            Position { context, fresh: context == Context::Implicit && !self.unit.open, pending: !self.pending.is_empty() };
+        // The end of this text ends the implicit transaction of the messages before it.
+        let first = analysis.statements.first();
+        if position.pending && context != Context::Block && let Some(first) = first {
+            self.rewrite_pending(first.span.0, &mut rewriter, &mut position);
+        }
+        let alone = analysis.statements.len() == 1;
+        for statement in &analysis.statements {
+            self.rewrite_statement(statement, alone, &mut rewriter, &mut position, out);
+        }
+        if rewriter.is_unchanged() {
+            return self.relay_query(query);
+        }
+        let alone = alone && context == Context::Implicit && !self.unit.open;
+        let (longer, map) = rewriter.finish();
+        encode::query(&longer, &mut out.to_server);
+        query.rewrite = Some(Rewrite { original: text.to_owned(), map, alone });
+        self.relay_query(query);
+        ClientStep::Replace
+    }
+
+    fn rewrite_pending(&mut self, at: usize, rewriter: &mut Rewriter<'_>, position: &mut Position) {
+        let bumps = self.pending.take();
+        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always));
+        position.pending = false;
+        position.fresh = false;
+    }
+
+    fn rewrite_statement(&mut self, statement: &Statement, alone: bool, rewriter: &mut Rewriter<'_>, position: &mut Position, out: &mut Output) {
+        let (start, end) = statement.span;
+        let act = self.act(statement);
+        if matches!(act, Act::Control(Control::Rollback { .. } | Control::RollbackTo)) {
+            self.pending.forget();
+            position.pending = false;
+        }
+        if position.pending && self.needs_bumps_before(statement) {
+            self.rewrite_pending(start, rewriter, position);
+        }
+        match act {
+            Act::Harmless | Act::Alone => {
+                out.events.push(Event::Statement(StatementClass::Harmless));
+                position.fresh = false;
+            }
+            Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
+            Act::Control(control) => {
+                out.events.push(Event::Statement(StatementClass::Control));
+                position.on_control(control);
+            }
+            Act::Write { effect, sure, leaves_no_trace_without_rows } => {
+                out.events.push(Event::Statement(StatementClass::Write));
+                let bumps = [(effect, 1)];
+                let condition = if sure {
+                    Condition::Always
+                } else if position.fresh && leaves_no_trace_without_rows {
+                    Condition::IfWritten
+                } else {
+                    rewriter.before(start, &self.injector.measure_begin_sql());
+                    Condition::IfMoved
+                };
+                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition));
+                position.fresh = false;
+            }
+            Act::Measure(reason) | Act::MayCommit(reason) => self.rewrite_measured(reason, (start, end), rewriter, out),
+            Act::Fetch(_) => self.rewrite_measured(UnknownReason::Cursor, (start, end), rewriter, out),
+        }
+        if !alone {
+            position.fresh &= position.context == Context::Implicit;
+        }
+    }
+
+    fn rewrite_measured(&self, reason: UnknownReason, (start, end): (usize, usize), rewriter: &mut Rewriter<'_>, out: &mut Output) {
+        out.events.push(Event::Statement(StatementClass::Measured));
+        out.events.push(Event::Measured(reason));
+        rewriter.before(start, &self.injector.measure_begin_sql());
+        rewriter.behind(end, &self.injector.measure_end_sql());
+    }
+
+    /// A text that nobody looks into: every domain is bumped before it in its own transaction, and
+    /// once more behind it, should it have ended that transaction.
+    pub(super) fn on_opaque_query(&mut self, out: &mut Output) -> ClientStep {
+        if !self.is_active() || self.context() == Context::Failed {
+            return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() });
+        }
+        if !self.inject_pending(out) {
+            return ClientStep::Hold;
+        }
+        out.events.push(Event::Statement(StatementClass::NotAtomic));
+        out.events.push(Event::Measured(if self.settings.lexable { UnknownReason::TooLong } else { UnknownReason::Encoding }));
+        out.to_server.extend_from_slice(self.injector.bump_all());
+        self.push_injected(Purpose::BumpAll);
+        self.note_ddl(out);
+        self.relay_query(QueryRequest { changes_block: true, ddl: true, bump_all_after: true, ..QueryRequest::default() })
+    }
+}
+
+impl Position {
+    const fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Begin | Control::Commit { chain: true } | Control::Rollback { chain: true } => {
+                self.context = Context::Block;
+                self.fresh = false;
+            }
+            // Behind it a new implicit transaction begins with the next statement of the text.
+            Control::Commit { chain: false } | Control::Rollback { chain: false } | Control::Prepare => {
+                self.context = Context::Implicit;
+                self.fresh = true;
+            }
+            Control::Savepoint | Control::Release | Control::RollbackTo => self.fresh = false,
+        }
+    }
+}

@@ -1,0 +1,438 @@
+-- Turnstile schema, migration 1: the bump log, the folded base, what readers read.
+--
+-- Everything here is schema-qualified; every SECURITY DEFINER function has a fixed search_path.
+-- The functions that run inside a client's transaction only insert into the log: no unique key, no
+-- sequence, no foreign key, no row that two writers share, hence nothing to wait for.
+
+-- What is known: a known (tenant, domain) shows version 0 before its first bump.
+CREATE TABLE turbo.tb_domain (
+    domain        text PRIMARY KEY,
+    known_since   timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE turbo.tb_domain IS 'Domains that exist; a domain without bumps has version 0.';
+
+CREATE TABLE turbo.tb_tenant (
+    tenant_id     uuid PRIMARY KEY,
+    known_since   timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE turbo.tb_tenant IS 'Tenants that exist; the fold worker adds those it meets in the log.';
+
+CREATE TABLE turbo.tb_domain_table (
+    table_name    text PRIMARY KEY,
+    domain        text NOT NULL
+);
+COMMENT ON TABLE turbo.tb_domain_table IS
+    'Tables whose domain is not their name without tv_ (and tracked tables that are not called tv_).';
+
+CREATE TABLE turbo.tb_domain_cascade (
+    source_domain text NOT NULL,
+    target_domain text NOT NULL,
+    PRIMARY KEY (source_domain, target_domain)
+);
+COMMENT ON TABLE turbo.tb_domain_cascade IS
+    'A bump of the source domain bumps the target too; closed transitively, cycles allowed.';
+
+-- The log. tenant_id NULL stands for all tenants of the domain.
+CREATE TABLE turbo.tb_bump (
+    tenant_id     uuid,
+    domain        text NOT NULL,
+    bumps         bigint NOT NULL,
+    xid           xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    bumped_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    bumped_by     text,
+    summary       text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000,
+        autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000,
+        autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX tb_bump_key ON turbo.tb_bump (domain, tenant_id, xid);
+
+-- The base: folded sums. The row with tenant_id NULL counts the bumps of all tenants of the domain.
+CREATE TABLE turbo.tb_domain_base (
+    tenant_id      uuid,
+    domain         text NOT NULL,
+    version        bigint NOT NULL,
+    last_modified  timestamptz,
+    modified_by    text,
+    change_summary text
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE UNIQUE INDEX tb_domain_base_tenant ON turbo.tb_domain_base (domain, tenant_id) WHERE tenant_id IS NOT NULL;
+CREATE UNIQUE INDEX tb_domain_base_all ON turbo.tb_domain_base (domain) WHERE tenant_id IS NULL;
+
+-- One row. No log row with xid < folded_below is left to add: readers start there, so that dead log
+-- rows that an old snapshot keeps do not slow them down.
+CREATE TABLE turbo.tb_fold_state (
+    one            boolean PRIMARY KEY DEFAULT true CHECK (one),
+    folded_below   xid8 NOT NULL,
+    folded_at      timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
+INSERT INTO turbo.tb_fold_state (folded_below) VALUES ('0');
+
+-- Keys that are not in tb_domain and tb_tenant yet, until the next fold adds them there.
+CREATE TABLE turbo.tb_key_new (
+    tenant_id     uuid,
+    domain        text NOT NULL
+);
+
+-- The version of a domain for one tenant (NULL: what all tenants share). 0 when never bumped.
+-- PL/pgSQL keeps the plan for the session; the settings pin the index plan, which a sequential scan
+-- over dead log rows would otherwise replace after an auto-analyze.
+CREATE FUNCTION turbo.fn_domain_version(tenant uuid, domain text) RETURNS bigint
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+AS $function$
+DECLARE
+    v_below xid8;
+    v_version bigint;
+BEGIN
+    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s;
+    SELECT coalesce((SELECT sum(b.version) FROM turbo.tb_domain_base b
+                      WHERE b.domain = $2 AND b.tenant_id IS NULL), 0)
+         + coalesce((SELECT sum(l.bumps) FROM turbo.tb_bump l
+                      WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid >= v_below), 0)
+      INTO v_version;
+    IF $1 IS NOT NULL THEN
+        SELECT v_version
+             + coalesce((SELECT sum(b.version) FROM turbo.tb_domain_base b
+                          WHERE b.domain = $2 AND b.tenant_id = $1), 0)
+             + coalesce((SELECT sum(l.bumps) FROM turbo.tb_bump l
+                          WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid >= v_below), 0)
+          INTO v_version;
+    END IF;
+    RETURN v_version;
+END
+$function$;
+COMMENT ON FUNCTION turbo.fn_domain_version(uuid, text) IS
+    'Version of a domain for a tenant, bumps of all tenants included; 0 when it was never bumped.';
+
+-- When, by whom and by what a domain was bumped last.
+CREATE FUNCTION turbo.fn_domain_last_bump(
+    tenant uuid, domain text,
+    OUT last_modified timestamptz, OUT modified_by text, OUT change_summary text)
+LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+AS $function$
+DECLARE
+    v_below xid8;
+BEGIN
+    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s;
+    SELECT x.at, x.who, x.what INTO last_modified, modified_by, change_summary
+      FROM (SELECT b.last_modified AS at, b.modified_by AS who, b.change_summary AS what
+              FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id IS NULL
+            UNION ALL
+            SELECT b.last_modified, b.modified_by, b.change_summary
+              FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id = $1
+            UNION ALL
+            SELECT l.bumped_at, l.bumped_by, l.summary
+              FROM turbo.tb_bump l WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid >= v_below
+            UNION ALL
+            SELECT l.bumped_at, l.bumped_by, l.summary
+              FROM turbo.tb_bump l WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid >= v_below) x
+     ORDER BY x.at DESC NULLS LAST LIMIT 1;
+END
+$function$;
+
+-- What readers read. A known tenant or domain has a row, with version 0 before its first bump; the
+-- rows with tenant_id NULL are what all tenants share (domains of tables without a tenant column).
+CREATE VIEW turbo.tb_domain_version AS
+SELECT k.tenant_id,
+       k.domain,
+       turbo.fn_domain_version(k.tenant_id, k.domain) AS version,
+       (turbo.fn_domain_last_bump(k.tenant_id, k.domain)).last_modified AS last_modified,
+       (turbo.fn_domain_last_bump(k.tenant_id, k.domain)).modified_by AS modified_by,
+       (turbo.fn_domain_last_bump(k.tenant_id, k.domain)).change_summary AS change_summary
+  FROM (SELECT t.tenant_id, d.domain FROM turbo.tb_tenant t CROSS JOIN turbo.tb_domain d
+        UNION
+        SELECT NULL::uuid, d.domain FROM turbo.tb_domain d
+        UNION
+        SELECT n.tenant_id, n.domain FROM turbo.tb_key_new n) k;
+COMMENT ON VIEW turbo.tb_domain_version IS
+    'Versions of all known (tenant, domain): folded base plus bump log; consistent in any snapshot.';
+
+-- A tenant as text: NULL where it is not a uuid (its writes then count for all tenants).
+CREATE FUNCTION turbo.fn_tenant(tenant text) RETURNS uuid
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    IF tenant ~ '^\{?[0-9a-fA-F]{4}(-?[0-9a-fA-F]{4}){7}\}?$' THEN
+        RETURN tenant::uuid;
+    END IF;
+    RETURN NULL;
+END
+$function$;
+
+-- The tenant that the first of these session settings names, NULL where none does.
+CREATE FUNCTION turbo.fn_session_tenant(settings text[]) RETURNS uuid
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_setting text;
+    v_value text;
+BEGIN
+    FOREACH v_setting IN ARRAY settings LOOP
+        v_value := current_setting(v_setting, true);
+        IF v_value <> '' THEN
+            RETURN turbo.fn_tenant(v_value);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$function$;
+
+-- Inserts bumps. The arrays run in parallel: one element is one (tenant, domain) of one group of
+-- statements with the same effects; groups[i] names the group, statements[i] says how many statements
+-- it stands for. A tenant is a uuid as text, '' for all tenants, '@' for the tenant of the session
+-- setting. Each (tenant, domain) gets one bump for each statement, whatever cascades lead there.
+-- condition 'always'; 'written': only when the transaction has written something (has an id);
+-- 'moved': only when counters of tracked relations moved since fn_measure_begin.
+-- Returns the number of log rows.
+CREATE FUNCTION turbo.fn_bump(
+    groups int[], statements bigint[], tenants text[], domains text[],
+    settings text[], condition text, summary text) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_session uuid;
+    v_by text;
+    v_rows int;
+    v_tenant uuid;
+BEGIN
+    IF condition <> 'always' AND pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN 0;
+    END IF;
+    IF condition = 'moved' AND current_setting('turnstile.measured', true) = turbo.fn_counters()
+       AND current_setting('track_counts')::boolean THEN
+        RETURN 0;
+    END IF;
+    v_by := coalesce(nullif(current_setting('app.user_id', true), ''), session_user);
+    IF settings <> '{}' THEN
+        v_session := turbo.fn_session_tenant(settings);
+    END IF;
+    IF array_length(domains, 1) = 1
+       AND NOT EXISTS (SELECT FROM turbo.tb_domain_cascade c WHERE c.source_domain = domains[1]) THEN
+        v_tenant := CASE tenants[1] WHEN '' THEN NULL WHEN '@' THEN v_session ELSE tenants[1]::uuid END;
+        INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
+        VALUES (v_tenant, domains[1], statements[1], v_by, fn_bump.summary);
+        IF NOT EXISTS (SELECT FROM turbo.tb_domain d WHERE d.domain = domains[1])
+           OR (v_tenant IS NOT NULL
+               AND NOT EXISTS (SELECT FROM turbo.tb_tenant t WHERE t.tenant_id = v_tenant)) THEN
+            INSERT INTO turbo.tb_key_new (tenant_id, domain) VALUES (v_tenant, domains[1]);
+        END IF;
+        RETURN 1;
+    END IF;
+    WITH RECURSIVE written (grp, statements, tenant_id, domain) AS (
+        SELECT u.g, u.n, CASE u.t WHEN '' THEN NULL WHEN '@' THEN v_session ELSE u.t::uuid END, u.d
+          FROM unnest(groups, fn_bump.statements, tenants, domains) AS u (g, n, t, d)
+        UNION
+        SELECT w.grp, w.statements, w.tenant_id, c.target_domain
+          FROM written w JOIN turbo.tb_domain_cascade c ON c.source_domain = w.domain
+    ), touched AS (
+        SELECT w.tenant_id, w.domain, sum(w.statements)::bigint AS bumps
+          FROM written w
+         WHERE w.tenant_id IS NULL
+            OR NOT EXISTS (SELECT FROM written a
+                            WHERE a.grp = w.grp AND a.domain = w.domain AND a.tenant_id IS NULL)
+         GROUP BY w.tenant_id, w.domain
+    ), logged AS (
+        INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
+        SELECT t.tenant_id, t.domain, t.bumps, v_by, fn_bump.summary FROM touched t
+        RETURNING 1
+    ), fresh AS (
+        INSERT INTO turbo.tb_key_new (tenant_id, domain)
+        SELECT t.tenant_id, t.domain FROM touched t
+         WHERE NOT EXISTS (SELECT FROM turbo.tb_domain d WHERE d.domain = t.domain)
+            OR (t.tenant_id IS NOT NULL
+                AND NOT EXISTS (SELECT FROM turbo.tb_tenant k WHERE k.tenant_id = t.tenant_id))
+    )
+    SELECT count(*)::int INTO v_rows FROM logged;
+    RETURN v_rows;
+END
+$function$;
+
+-- The relations whose changes bump a domain: called tv_…, or named in tb_domain_table, and what is
+-- stored below them (partitions, children), with the domains that a change of each of them bumps.
+CREATE FUNCTION turbo.fn_tracked(OUT relation oid, OUT domain text) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+    WITH RECURSIVE tracked (relation, domain, below) AS (
+        SELECT c.oid, coalesce(o.domain, substr(c.relname, 4)), c.relhassubclass
+          FROM pg_class c LEFT JOIN turbo.tb_domain_table o ON o.table_name = c.relname
+         WHERE c.relname >= 'tv_' AND c.relname < 'tv`'
+           AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
+        UNION
+        SELECT c.oid, o.domain, c.relhassubclass
+          FROM turbo.tb_domain_table o JOIN pg_class c ON c.relname = o.table_name
+         WHERE c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
+        UNION
+        SELECT i.inhrelid, t.domain, c.relhassubclass
+          FROM tracked t JOIN pg_inherits i ON i.inhparent = t.relation
+          JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE t.below
+    )
+    SELECT t.relation, t.domain FROM tracked t
+$function$;
+
+-- What the server's counters say now about the tracked relations: tuples written by this backend
+-- (this transaction's, and earlier ones' that are not flushed yet) and the file node (TRUNCATE and
+-- rewrites change it). The index plan is pinned: it also fixes the order.
+CREATE FUNCTION turbo.fn_counters() RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $function$
+DECLARE
+    v_counters text;
+    v_parts boolean;
+BEGIN
+    SELECT string_agg(c.oid::text || ':'
+               || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
+                   + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text, ','),
+           bool_or(c.relhassubclass)
+      INTO v_counters, v_parts
+      FROM pg_class c
+     WHERE c.relname >= 'tv_' AND c.relname < 'tv`' AND c.relkind IN ('r', 'p', 'm', 'f')
+       AND c.relpersistence <> 't';
+    IF v_parts OR EXISTS (SELECT FROM turbo.tb_domain_table) THEN
+        SELECT string_agg(c.oid::text || ':'
+                   || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
+                       + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text, ','
+                   ORDER BY c.oid)
+          INTO v_counters
+          FROM (SELECT DISTINCT x.relation FROM turbo.fn_tracked() x) t JOIN pg_class c ON c.oid = t.relation;
+    END IF;
+    RETURN coalesce(v_counters, '-');
+END
+$function$;
+
+-- Before a measured statement: remembers the counters until the end of the transaction.
+CREATE FUNCTION turbo.fn_measure_begin() RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM set_config('turnstile.measured', turbo.fn_counters(), true);
+    RETURN 0;
+END
+$function$;
+
+-- After a measured statement: bumps the domains whose counters moved since fn_measure_begin. Where it
+-- cannot know (track_counts is off, or the transaction ended in between) it bumps every domain.
+-- Returns the number of log rows, negative where it could not know.
+CREATE FUNCTION turbo.fn_measure_end(settings text[], summary text) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_before text := coalesce(current_setting('turnstile.measured', true), '');
+    v_after text;
+    v_unknown boolean;
+    v_domains text[];
+    v_rows int;
+BEGIN
+    v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean;
+    IF v_before <> '' AND pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN 0;
+    END IF;
+    IF NOT v_unknown THEN
+        v_after := turbo.fn_counters();
+        IF v_after = v_before THEN
+            RETURN 0;
+        END IF;
+    END IF;
+    SELECT array_agg(DISTINCT t.domain) INTO v_domains
+      FROM turbo.fn_tracked() t
+      LEFT JOIN (SELECT split_part(c, ':', 1) AS relation, c AS counters
+                   FROM unnest(string_to_array(v_before, ',')) c) b ON b.relation = t.relation::text
+      LEFT JOIN (SELECT split_part(c, ':', 1) AS relation, split_part(c, ':', 2) AS tuples, c AS counters
+                   FROM unnest(string_to_array(v_after, ',')) c) a ON a.relation = t.relation::text
+     WHERE v_unknown
+        OR (b.relation IS NULL AND a.tuples <> '0')
+        OR (b.relation IS NOT NULL AND a.counters IS DISTINCT FROM b.counters);
+    -- A relation that is gone: its domain is one that no relation is left of.
+    IF NOT v_unknown AND EXISTS (
+        SELECT FROM unnest(string_to_array(v_before, ',')) c
+         WHERE c <> '-' AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t
+                                         WHERE t.relation::text = split_part(c, ':', 1))) THEN
+        v_domains := coalesce(v_domains, '{}') || ARRAY(
+            SELECT d.domain FROM turbo.tb_domain d
+             WHERE NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.domain = d.domain));
+    END IF;
+    IF coalesce(cardinality(v_domains), 0) = 0 THEN
+        RETURN 0;
+    END IF;
+    v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_domains)]),
+                            array_fill(1::bigint, ARRAY[cardinality(v_domains)]),
+                            array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END,
+                                       ARRAY[cardinality(v_domains)]),
+                            v_domains, settings, 'always', summary);
+    RETURN CASE WHEN v_unknown THEN -v_rows ELSE v_rows END;
+END
+$function$;
+
+-- Bumps every domain for all tenants: for the few statements around which nothing can be measured.
+CREATE FUNCTION turbo.fn_bump_all(summary text) RETURNS int
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT turbo.fn_bump(array_agg(0), array_agg(1::bigint), array_agg(''::text), array_agg(d.domain),
+                         '{}', 'always', summary)
+      FROM (SELECT DISTINCT t.domain FROM turbo.fn_tracked() t) d
+    HAVING count(*) > 0
+$function$;
+
+-- Folds the visible log into the base; one folder at a time. Returns the number of log rows folded,
+-- -1 when another folder is at work.
+CREATE FUNCTION turbo.fn_fold(max_rows int) RETURNS int
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_rows int;
+BEGIN
+    -- Released at commit, hence the next folder's snapshot sees what this one did.
+    IF NOT pg_try_advisory_xact_lock(5282, hashtext('turbo.fn_fold')) THEN
+        RETURN -1;
+    END IF;
+    WITH new_keys AS (
+        DELETE FROM turbo.tb_key_new RETURNING tenant_id, domain
+    ), new_tenants AS (
+        INSERT INTO turbo.tb_tenant (tenant_id)
+        SELECT DISTINCT k.tenant_id FROM new_keys k WHERE k.tenant_id IS NOT NULL
+        ON CONFLICT DO NOTHING
+    )
+    INSERT INTO turbo.tb_domain (domain) SELECT DISTINCT k.domain FROM new_keys k ON CONFLICT DO NOTHING;
+
+    -- One statement, one snapshot: what is deleted is what is added.
+    WITH gone AS (
+        DELETE FROM turbo.tb_bump
+         WHERE ctid = ANY (ARRAY(SELECT b.ctid FROM turbo.tb_bump b LIMIT max_rows))
+        RETURNING tenant_id, domain, bumps, bumped_at, bumped_by, summary
+    ), sums AS (
+        SELECT g.tenant_id, g.domain, sum(g.bumps)::bigint AS bumps, max(g.bumped_at) AS bumped_at,
+               (array_agg(g.bumped_by ORDER BY g.bumped_at DESC))[1] AS bumped_by,
+               (array_agg(g.summary ORDER BY g.bumped_at DESC))[1] AS summary,
+               count(*) AS log_rows
+          FROM gone g GROUP BY g.tenant_id, g.domain
+    ), updated AS (
+        UPDATE turbo.tb_domain_base b
+           SET version = b.version + s.bumps, last_modified = s.bumped_at,
+               modified_by = s.bumped_by, change_summary = s.summary
+          FROM sums s
+         WHERE b.domain = s.domain AND b.tenant_id IS NOT DISTINCT FROM s.tenant_id
+    ), inserted AS (
+        INSERT INTO turbo.tb_domain_base (tenant_id, domain, version, last_modified, modified_by, change_summary)
+        SELECT s.tenant_id, s.domain, s.bumps, s.bumped_at, s.bumped_by, s.summary FROM sums s
+         WHERE NOT EXISTS (SELECT FROM turbo.tb_domain_base b
+                            WHERE b.domain = s.domain AND b.tenant_id IS NOT DISTINCT FROM s.tenant_id)
+    ), total AS (
+        SELECT coalesce(sum(s.log_rows), 0)::int AS log_rows FROM sums s
+    ), advanced AS (
+        -- Every transaction below this snapshot's xmin has ended, hence its log rows were visible and
+        -- are gone now; true only where all visible rows were taken.
+        UPDATE turbo.tb_fold_state f
+           SET folded_below = pg_snapshot_xmin(pg_current_snapshot()), folded_at = now()
+          FROM total t WHERE t.log_rows > 0 AND t.log_rows < max_rows
+    )
+    SELECT t.log_rows INTO v_rows FROM total t;
+    RETURN v_rows;
+END
+$function$;
+
+-- Application roles need no grants on the tables.
+REVOKE ALL ON FUNCTION turbo.fn_fold(int) FROM PUBLIC;
+GRANT USAGE ON SCHEMA turbo TO PUBLIC;
+GRANT SELECT ON turbo.tb_domain_version, turbo.tb_domain_cascade, turbo.tb_domain, turbo.tb_tenant TO PUBLIC;
