@@ -1,11 +1,26 @@
 //! Turnstile: a PostgreSQL wire-protocol proxy that relays everything unchanged and moves the
 //! version of a domain forward, exactly once, in the transaction that wrote one of its tables.
 //!
-//! ARCHITECTURE.md draws the rooms. In reading order:
-#![doc = "[`limits`] → [`wire`] → [`effect`] + [`catalog`] → [`session`] (pure) → [`proxy`], [`versions`], [`admin`] (shell)."]
+//! ARCHITECTURE.md draws the rooms. In reading order: [`limits`]; pure: [`wire`] (bytes ⇄ messages),
+//! [`effect`] and [`catalog`] (SQL → what it writes), [`session`] (the state machine of one client);
+//! shell: [`proxy`] (sockets), [`versions`] (the schema, the fold worker), [`embedded`] (a private
+//! cluster), [`admin`] (HTTP), [`telemetry`] (logs, numbers); [`cli`] and [`config`]; [`app`] puts
+//! them together.
+
+pub mod app;
+pub mod limits;
+pub mod wire;
 
 pub mod catalog;
 pub mod effect;
-pub mod limits;
 pub mod session;
-pub mod wire;
+
+pub mod admin;
+pub mod embedded;
+pub mod proxy;
+pub mod telemetry;
+pub mod versions;
+
+pub mod cli;
+pub mod config;
+pub mod demo;

@@ -51,10 +51,10 @@ pub enum LoadError {
     #[error("database \"{0}\" has no turbo schema (run `turnstile install`, or serve with --install)")]
     NotInstalled(String),
     /// More databases than are watched.
-    #[error("more than {} databases", limits::DATABASES_MAX)]
+    #[error("more than {limit} databases", limit = limits::DATABASES_MAX)]
     TooMany,
     /// The first reading took too long.
-    #[error("reading the catalog of database \"{0}\" takes longer than {:?}", limits::CATALOG_TIMEOUT)]
+    #[error("reading the catalog of database \"{0}\" takes longer than {limit:?}", limit = limits::CATALOG_TIMEOUT)]
     Slow(String),
 }
 

@@ -1,0 +1,297 @@
+//! Puts the rooms together: a running proxy, and the commands of the program.
+
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::catalog::loader::{self, Databases, LoadError, control_pool};
+use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
+use crate::config::{Config, ConfigFile, parse_server};
+use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
+use crate::embedded::{Cluster, ClusterOptions};
+use crate::proxy::listener::Proxy;
+use crate::telemetry::{logging, metrics::Metrics};
+use crate::versions::{self, SchemaState};
+
+/// A proxy that runs in this process.
+#[derive(Debug)]
+pub struct Running {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is, if anywhere.
+    pub admin: Option<SocketAddr>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Catalogs.
+    pub databases: Arc<Databases>,
+    drain: CancellationToken,
+    stop: CancellationToken,
+    proxy: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts listening.
+    ///
+    /// # Errors
+    /// When an address cannot be listened on, or the configured database has a schema that this
+    /// program must not work on.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new());
+        let drain = CancellationToken::new();
+        let stop = CancellationToken::new();
+        let listener = TcpListener::bind(&config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let databases = Arc::new(Databases::new(Arc::clone(&config), Arc::clone(&metrics), stop.clone()));
+        let database = control_database(&config.control);
+        let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
+        match databases.get(&database).await {
+            Ok(_) => {}
+            Err(error @ (LoadError::Schema { .. } | LoadError::NotInstalled(_))) => bail!(error),
+            Err(error) => tracing::warn!(%error, "the control plane does not work yet; clients are refused until it does"),
+        }
+        let listen = listener.local_addr()?;
+        let proxy = Proxy::new(Arc::clone(&config), Arc::clone(&databases), Arc::clone(&metrics), drain.clone(), random());
+        let proxy = tokio::spawn(async move { proxy.run(listener).await });
+        tracing::info!(%listen, server = %config.server, "turnstile is ready");
+        Ok(Self { listen, admin, metrics, databases, drain, stop, proxy })
+    }
+
+    /// Stops accepting, lets running transactions end within the drain timeout, then closes.
+    pub async fn shutdown(self) {
+        self.drain.cancel();
+        if let Err(error) = self.proxy.await {
+            tracing::error!(%error, "the listener ended badly");
+        }
+        self.stop.cancel();
+        self.databases.stopped().await;
+    }
+}
+
+async fn start_admin(
+    config: &Config,
+    database: &str,
+    metrics: &Arc<Metrics>,
+    drain: &CancellationToken,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(address) = &config.admin_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for /metrics (--admin-listen chooses another address, \"off\" none)"))?;
+    let listen = listener.local_addr()?;
+    let admin = Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: control_pool(config, database) };
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if let Err(error) = admin::serve(listener, admin, stop).await {
+            tracing::error!(%error, "the admin endpoints ended");
+        }
+    });
+    Ok(Some(listen))
+}
+
+/// The database of the control plane: as libpq chooses it.
+fn control_database(control: &tokio_postgres::Config) -> String {
+    control.get_dbname().or(control.get_user()).unwrap_or("postgres").to_owned()
+}
+
+/// A number that nobody outside of this process can guess (the hasher's keys come from the system).
+fn random() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// Reads the configuration file: the one that was named, or turnstile.toml if there is one.
+///
+/// # Errors
+/// When it cannot be read or is not valid.
+pub fn read_config(common: &CommonArgs) -> anyhow::Result<ConfigFile> {
+    let path = common.config.clone().unwrap_or_else(|| "turnstile.toml".into());
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(ConfigFile::parse(&path.display().to_string(), &text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && common.config.is_none() => Ok(ConfigFile::default()),
+        Err(error) => Err(error).with_context(|| format!("cannot read the configuration file {}", path.display())),
+    }
+}
+
+/// Starts logging as the command line or the file says.
+///
+/// # Errors
+/// When the filter is not valid.
+pub fn start_logging(common: &CommonArgs, file: &ConfigFile) -> anyhow::Result<()> {
+    let format = common.log_format.or(file.log().format).unwrap_or(LogFormat::Text);
+    let filter = common.log.clone().or_else(|| file.log().filter.clone()).unwrap_or_else(|| "info".into());
+    logging::start(format, &filter).map_err(anyhow::Error::msg)
+}
+
+/// `turnstile serve`.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
+    let file = read_config(&args.common)?;
+    start_logging(&args.common, &file)?;
+    let cluster = match file.embedded(&args) {
+        Some(data_dir) => {
+            let cluster = start_cluster(data_dir).await?;
+            tracing::info!(server = %cluster.url("postgres"), "private PostgreSQL cluster is running");
+            args.server = Some(cluster.url("postgres"));
+            args.install = true;
+            Some(cluster)
+        }
+        None => None,
+    };
+    let running = Running::start(Config::new(&args, &file)?).await?;
+    wait_for_signal().await?;
+    tracing::info!("shutting down: no new clients, running transactions may end");
+    tokio::select! {
+        () = running.shutdown() => {}
+        signal = wait_for_signal() => {
+            signal?;
+            tracing::warn!("second signal: stopping at once");
+        }
+    }
+    drop(cluster);
+    Ok(())
+}
+
+/// Starts a private cluster on a thread that may wait.
+///
+/// # Errors
+/// [`crate::embedded::ClusterError`].
+pub async fn start_cluster(data_dir: Option<std::path::PathBuf>) -> anyhow::Result<Cluster> {
+    let options = ClusterOptions { data_dir, ..ClusterOptions::default() };
+    Ok(tokio::task::spawn_blocking(move || Cluster::start(&options)).await??)
+}
+
+/// Waits for SIGINT or SIGTERM.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub async fn wait_for_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// A plain connection to the database that `--server` or the file names.
+async fn connect(args: &ServerArgs, file: &ConfigFile) -> anyhow::Result<tokio_postgres::Client> {
+    let server = args.server.as_deref().or(file.server()).context(crate::config::ConfigError::NoServer)?;
+    let config = parse_server("server", server)?;
+    let (client, connection) = config
+        .connect(NoTls)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot connect to database {:?}: {}", control_database(&config), loader::pg_words(&error)))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+    Ok(client)
+}
+
+/// `turnstile install`.
+///
+/// # Errors
+/// When the schema cannot be installed; nothing has changed then.
+pub async fn install(args: ServerArgs) -> anyhow::Result<()> {
+    let file = read_config(&args.common)?;
+    start_logging(&args.common, &file)?;
+    let client = connect(&args, &file).await?;
+    let before = versions::state(&client).await?;
+    versions::install(&client).await?;
+    let verb = if before == SchemaState::Current { "was installed already" } else { "is installed" };
+    say(&format!("schema turbo {verb}, version {}\n", versions::SCHEMA_VERSION))
+}
+
+/// `turnstile uninstall`.
+///
+/// # Errors
+/// When the schema cannot be removed; nothing has changed then.
+pub async fn uninstall(args: ServerArgs) -> anyhow::Result<()> {
+    let file = read_config(&args.common)?;
+    start_logging(&args.common, &file)?;
+    let client = connect(&args, &file).await?;
+    versions::uninstall(&client).await?;
+    say("schema turbo is removed\n")
+}
+
+/// `turnstile status`; the answer is whether all is well.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn status(args: ServerArgs) -> anyhow::Result<bool> {
+    let file = read_config(&args.common)?;
+    start_logging(&args.common, &file)?;
+    let client = connect(&args, &file).await?;
+    let state = versions::state(&client).await?;
+    say(&format!("{state}\n"))?;
+    if state != SchemaState::Current {
+        return Ok(false);
+    }
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(*) FROM turbo.tb_bump), (SELECT folded_at::text FROM turbo.tb_fold_state), \
+                    (SELECT count(*) FROM turbo.tb_tenant), \
+                    (SELECT coalesce(string_agg(DISTINCT t.domain, ', '), 'none') FROM turbo.fn_tracked() t), \
+                    (SELECT coalesce(string_agg(source_domain || ' -> ' || target_domain, ', '), 'none') FROM turbo.tb_domain_cascade), \
+                    current_setting('track_counts')",
+            &[],
+        )
+        .await?;
+    let (log, folded, tenants): (i64, String, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (domains, cascades, counts): (String, String, String) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+    say(&format!(
+        "tracked domains: {domains}\ncascades: {cascades}\nknown tenants: {tenants}\nlog rows not folded: {log}, last fold: {folded}\n"
+    ))?;
+    if counts != "on" {
+        say("warning: track_counts is off: every measured statement bumps every domain\n")?;
+    }
+    Ok(true)
+}
+
+/// `turnstile explain`.
+///
+/// # Errors
+/// When the catalog cannot be read.
+pub async fn explain_sql(args: ExplainArgs) -> anyhow::Result<()> {
+    let file = read_config(&args.server.common)?;
+    start_logging(&args.server.common, &file)?;
+    let client = connect(&args.server, &file).await?;
+    match versions::state(&client).await? {
+        SchemaState::Current => {}
+        other => bail!("{other}"),
+    }
+    let settings = effect_settings(&args.server, &file)?;
+    let catalog = loader::load(&client, &settings.tenant_column).await?.build(1);
+    let context = AnalysisContext { catalog: &catalog, settings: &settings, standard_conforming_strings: true };
+    say(&explain(&catalog, &analyze(&context, args.sql.as_bytes()), &args.sql))
+}
+
+fn effect_settings(args: &ServerArgs, file: &ConfigFile) -> anyhow::Result<EffectSettings> {
+    let serve = ServeArgs { server: args.server.clone(), ..ServeArgs::default() };
+    Ok(Config::new(&serve, file)?.effect)
+}
+
+/// Prints for the user; a closed pipe is the reader's wish.
+///
+/// # Errors
+/// Other than a closed pipe.
+pub fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,404 @@
+//! The validated configuration. Pure: what was typed and what the file says → [`Config`] or
+//! [`ConfigError`]. Command line and environment win over the file, the file over defaults.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, ServeArgs};
+use crate::effect::EffectSettings;
+
+/// Default of `listen`.
+pub const LISTEN: &str = "127.0.0.1:6432";
+/// Default of `admin.listen`.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:9432";
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address for clients.
+    pub listen: String,
+    /// Where clients are relayed to.
+    pub server: ServerAddress,
+    /// Control plane: host, user and password; the database is each client's.
+    pub control: tokio_postgres::Config,
+    /// Address of the admin endpoints, if any.
+    pub admin_listen: Option<String>,
+    /// Write detection.
+    pub effect: EffectSettings,
+    /// Table → domain, where the name does not say it.
+    pub domains: Vec<(String, String)>,
+    /// Source domain → target domain.
+    pub cascades: Vec<(String, String)>,
+    /// Install or upgrade the schema.
+    pub install: bool,
+    /// Refuse databases without the schema.
+    pub require_schema: bool,
+    /// Most client connections at a time.
+    pub connections_max: usize,
+    /// How long running transactions may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Pause between two looks for changes of the catalog.
+    pub catalog_refresh: Duration,
+    /// Pause between two folds.
+    pub fold_interval: Duration,
+}
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// Host name or address, and port.
+    Tcp(String, u16),
+    /// Socket file.
+    Unix(std::path::PathBuf),
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is no TOML, or has unknown or misplaced keys. The text names line and column.
+    #[error("{file}: {reason}")]
+    File {
+        /// Path.
+        file: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A value makes no sense.
+    #[error("{key} = {value:?}: {reason}")]
+    Value {
+        /// Key, as in the file.
+        key: &'static str,
+        /// Value; passwords left out.
+        value: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no server to relay to.
+    #[error("no server given: use --server postgres://USER@HOST:PORT/DATABASE, `server = …` in turnstile.toml, or --embedded")]
+    NoServer,
+}
+
+/// `turnstile.toml`, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    listen: Option<String>,
+    server: Option<String>,
+    embedded: Option<bool>,
+    data_dir: Option<std::path::PathBuf>,
+    install: Option<bool>,
+    require_schema: Option<bool>,
+    connections_max: Option<usize>,
+    drain_timeout_ms: Option<u64>,
+    #[serde(default)]
+    control: ControlSection,
+    #[serde(default)]
+    admin: AdminSection,
+    #[serde(default)]
+    log: LogSection,
+    #[serde(default)]
+    tenant: TenantSection,
+    #[serde(default)]
+    catalog: CatalogSection,
+    #[serde(default)]
+    domains: BTreeMap<String, String>,
+    #[serde(default)]
+    cascades: BTreeMap<String, Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlSection {
+    server: Option<String>,
+    fold_interval_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminSection {
+    listen: Option<String>,
+}
+
+/// `[log]`.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSection {
+    /// Format.
+    pub format: Option<LogFormat>,
+    /// Filter.
+    pub filter: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TenantSection {
+    column: Option<String>,
+    settings: Option<Vec<String>>,
+    trust_setting: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CatalogSection {
+    refresh_ms: Option<u64>,
+}
+
+impl ConfigFile {
+    /// Parses the text of a configuration file; `name` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError::File`], with line and column.
+    pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| ConfigError::File { file: name.to_owned(), reason: error.to_string().trim_end().to_owned() })
+    }
+
+    /// Whether a private cluster is to be started, and where it keeps its data.
+    #[must_use]
+    pub fn embedded(&self, args: &ServeArgs) -> Option<Option<std::path::PathBuf>> {
+        let wanted = args.embedded || (args.server.is_none() && self.embedded.unwrap_or(false));
+        wanted.then(|| args.data_dir.clone().or_else(|| self.data_dir.clone()))
+    }
+
+    /// `[log]`.
+    #[must_use]
+    pub const fn log(&self) -> &LogSection {
+        &self.log
+    }
+
+    /// The server that is given, if any.
+    #[must_use]
+    pub fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+}
+
+impl Config {
+    /// Puts command line, file and defaults together.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the key and the reason.
+    pub fn new(args: &ServeArgs, file: &ConfigFile) -> Result<Self, ConfigError> {
+        let server = args.server.as_ref().or(file.server.as_ref()).ok_or(ConfigError::NoServer)?;
+        let control = args.control_server.as_ref().or(file.control.server.as_ref());
+        let server_config = parse_server("server", server)?;
+        let control = match control {
+            Some(control) => parse_server("control.server", control)?,
+            None => server_config.clone(),
+        };
+        let defaults = EffectSettings::default();
+        let effect = EffectSettings {
+            tenant_column: non_empty("tenant.column", file.tenant.column.clone().unwrap_or(defaults.tenant_column))?,
+            tenant_settings: checked_settings(file.tenant.settings.clone().unwrap_or(defaults.tenant_settings))?,
+            trust_tenant_setting: file.tenant.trust_setting.unwrap_or(defaults.trust_tenant_setting),
+        };
+        Ok(Self {
+            listen: address("listen", args.listen.as_ref().or(file.listen.as_ref()), LISTEN)?,
+            server: server_address(&server_config)?,
+            control,
+            admin_listen: admin_address(args.admin_listen.as_ref().or(file.admin.listen.as_ref()))?,
+            effect,
+            domains: file.domains.clone().into_iter().collect(),
+            cascades: file
+                .cascades
+                .iter()
+                .flat_map(|(source, targets)| targets.iter().map(|target| (source.clone(), target.clone())))
+                .collect(),
+            install: args.install || file.install.unwrap_or(false),
+            require_schema: args.require_schema || file.require_schema.unwrap_or(false),
+            connections_max: in_range("connections_max", args.connections_max.or(file.connections_max), 10_000, 1..=1_000_000)?,
+            drain_timeout: millis("drain_timeout_ms", args.drain_timeout_ms.or(file.drain_timeout_ms), 30_000, 0..=86_400_000)?,
+            catalog_refresh: millis("catalog.refresh_ms", file.catalog.refresh_ms, 1_000, 10..=3_600_000)?,
+            fold_interval: millis("control.fold_interval_ms", file.control.fold_interval_ms, 250, 10..=3_600_000)?,
+        })
+    }
+}
+
+/// Parses a connection string; the words of the error never hold the password.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn parse_server(key: &'static str, url: &str) -> Result<tokio_postgres::Config, ConfigError> {
+    let refused = |reason: String| ConfigError::Value { key, value: without_password(url), reason };
+    let config: tokio_postgres::Config = url.parse().map_err(|error: tokio_postgres::Error| {
+        use std::error::Error as _;
+        refused(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    })?;
+    match config.get_hosts().len() {
+        1 => Ok(config),
+        0 => Err(refused("it names no host".into())),
+        _ => Err(refused("it names several hosts; give one".into())),
+    }
+}
+
+/// `postgres://user:secret@host` → `postgres://user:***@host`, `password=secret` → `password=***`.
+fn without_password(url: &str) -> String {
+    let masked: Vec<String> = url
+        .split(' ')
+        .map(|word| match (word.split_once("://"), word.rsplit_once('@')) {
+            (Some((scheme, _)), Some((before, host))) => {
+                let user = before.strip_prefix(scheme).and_then(|user| user.strip_prefix("://")).unwrap_or_default();
+                match user.split_once(':') {
+                    Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
+                    None => word.to_owned(),
+                }
+            }
+            _ if word.starts_with("password") => "password=***".to_owned(),
+            _ => word.to_owned(),
+        })
+        .collect();
+    masked.join(" ")
+}
+
+fn server_address(config: &tokio_postgres::Config) -> Result<ServerAddress, ConfigError> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Tcp(host)) => Ok(ServerAddress::Tcp(host.clone(), port)),
+        #[cfg(unix)]
+        Some(tokio_postgres::config::Host::Unix(directory)) => {
+            Ok(ServerAddress::Unix(directory.join(format!(".s.PGSQL.{port}"))))
+        }
+        None => Err(ConfigError::NoServer),
+    }
+}
+
+fn admin_address(given: Option<&String>) -> Result<Option<String>, ConfigError> {
+    match given.map(String::as_str) {
+        Some("off") => Ok(None),
+        _ => address("admin.listen", given, ADMIN_LISTEN).map(Some),
+    }
+}
+
+fn address(key: &'static str, given: Option<&String>, default: &str) -> Result<String, ConfigError> {
+    let value = given.map_or(default, String::as_str);
+    let refused = |reason: &str| ConfigError::Value { key, value: value.to_owned(), reason: reason.to_owned() };
+    if value.parse::<SocketAddr>().is_ok() {
+        return Ok(value.to_owned());
+    }
+    match value.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(value.to_owned()),
+        _ => Err(refused("expected HOST:PORT")),
+    }
+}
+
+fn non_empty(key: &'static str, value: String) -> Result<String, ConfigError> {
+    if value.is_empty() {
+        return Err(ConfigError::Value { key, value, reason: "it is empty".into() });
+    }
+    Ok(value)
+}
+
+fn checked_settings(settings: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let is_name = |name: &str| {
+        name.contains('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'))
+    };
+    match settings.iter().find(|name| !is_name(name)) {
+        Some(name) => Err(ConfigError::Value {
+            key: "tenant.settings",
+            value: name.clone(),
+            reason: "expected the name of a session setting, like app.tenant_id".into(),
+        }),
+        None => Ok(settings),
+    }
+}
+
+fn in_range(key: &'static str, given: Option<usize>, default: usize, range: std::ops::RangeInclusive<usize>) -> Result<usize, ConfigError> {
+    let value = given.unwrap_or(default);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::Value { key, value: value.to_string(), reason: format!("expected {} to {}", range.start(), range.end()) })
+}
+
+fn millis(key: &'static str, given: Option<u64>, default: u64, range: std::ops::RangeInclusive<u64>) -> Result<Duration, ConfigError> {
+    let value = given.unwrap_or(default);
+    if range.contains(&value) {
+        return Ok(Duration::from_millis(value));
+    }
+    Err(ConfigError::Value { key, value: value.to_string(), reason: format!("expected {} to {} milliseconds", range.start(), range.end()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(file: &str) -> Result<Config, ConfigError> {
+        Config::new(&ServeArgs::default(), &ConfigFile::parse("turnstile.toml", file)?)
+    }
+
+    #[test]
+    fn a_full_file() {
+        let config = config(
+            r#"
+            listen = "0.0.0.0:7000"
+            server = "postgres://app:secret@db.example:5433/app"
+            install = true
+            connections_max = 5
+            drain_timeout_ms = 100
+            [control]
+            server = "host=/run/postgresql port=5432 user=control"
+            [admin]
+            listen = "off"
+            [tenant]
+            column = "org_id"
+            settings = ["app.org"]
+            trust_setting = true
+            [domains]
+            roles = "role"
+            [cascades]
+            user = ["post", "comment"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.server, ServerAddress::Tcp("db.example".into(), 5433));
+        assert_eq!(config.listen, "0.0.0.0:7000");
+        assert_eq!((config.admin_listen, config.install, config.connections_max), (None, true, 5));
+        assert_eq!(config.domains, [("roles".to_owned(), "role".to_owned())]);
+        assert_eq!(config.cascades, [("user".to_owned(), "post".to_owned()), ("user".to_owned(), "comment".to_owned())]);
+        assert_eq!(config.effect.tenant_column, "org_id");
+    }
+
+    #[test]
+    fn what_was_typed_wins() {
+        let file = ConfigFile::parse("f", "listen = \"a:1\"\nserver = \"host=x\"").unwrap();
+        let args = ServeArgs { listen: Some("b:2".into()), ..ServeArgs::default() };
+        assert_eq!(Config::new(&args, &file).unwrap().listen, "b:2");
+        assert_eq!(Config::new(&ServeArgs::default(), &file).unwrap().listen, "a:1");
+        assert_eq!(config("server = \"host=x\"").unwrap().listen, LISTEN);
+    }
+
+    #[test]
+    fn a_socket_directory() {
+        let config = config("server = \"host=/run/postgresql port=5433\"").unwrap();
+        assert_eq!(config.server, ServerAddress::Unix("/run/postgresql/.s.PGSQL.5433".into()));
+    }
+
+    #[test]
+    fn refusals_name_place_and_reason() {
+        let refused = |text: &str| config(text).unwrap_err().to_string();
+        let unknown = refused("server = \"host=x\"\nlissten = \"a:1\"");
+        assert!(unknown.contains("line 2") && unknown.contains("lissten"), "{unknown}");
+        assert!(refused("server = ").contains("line 1"));
+        assert!(refused("").contains("--server"));
+        assert_eq!(refused("server = \"host=x\"\nlisten = \"nonsense\""), "listen = \"nonsense\": expected HOST:PORT");
+        assert_eq!(
+            refused("server = \"host=x\"\nconnections_max = 0"),
+            "connections_max = \"0\": expected 1 to 1000000"
+        );
+        assert!(refused("server = \"host=x\"\n[tenant]\nsettings = [\"x; DROP\"]").contains("session setting"));
+        let secret = refused("server = \"postgres://app:hunter2@db:port/app\"");
+        assert!(!secret.contains("hunter2") && secret.contains("app:***@db"), "{secret}");
+    }
+}

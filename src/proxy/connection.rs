@@ -1,0 +1,523 @@
+//! One client: two sockets, two byte streams, one [`Session`]. The only pump.
+//!
+//! Both directions are served by one task that never waits for one of them: whatever is readable is
+//! read (unless the other side's output is above its high-water mark), whatever is writable is
+//! written. Bytes that go through unchanged are written from where they were read; only what does not
+//! fit into the socket at once is copied.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::socket::Socket;
+use crate::catalog::loader::Database;
+use crate::limits;
+use crate::session::{ClientStep, Event, Need, Output, ServerStep, Session, View};
+use crate::telemetry::metrics::Metrics;
+use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
+
+thread_local! {
+    /// What sockets are read into: a connection without work holds no buffer.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; limits::READ_BYTES]);
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A side closed its connection.
+    Closed,
+    /// The client broke the protocol.
+    Violation,
+    /// The process is shutting down.
+    Drained,
+}
+
+/// A connected pair.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client.
+    pub client: Socket,
+    /// The server.
+    pub server: Socket,
+    /// Which database; `None` for a replication session, which is relayed without a look.
+    pub database: Option<Arc<Database>>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Shutdown has begun.
+    pub drain: CancellationToken,
+    /// Shutdown cannot wait any longer.
+    pub kill: CancellationToken,
+    /// Any number, to spread what is counted over.
+    pub shard: usize,
+}
+
+/// One direction: input that is not processed yet, output that is not written yet.
+#[derive(Debug, Default)]
+struct Lane {
+    /// Read, not processed.
+    input: Vec<u8>,
+    /// To be written to the *other* side.
+    output: Vec<u8>,
+    /// Bytes of the message at hand that still stream through, or are dropped.
+    streaming: usize,
+    dropping: bool,
+    /// The end of the stream was read.
+    ended: bool,
+}
+
+struct Pump {
+    client: Socket,
+    server: Socket,
+    /// From the client.
+    up: Lane,
+    /// From the server.
+    down: Lane,
+    session: Option<Session>,
+    view: Option<View>,
+    database: Option<Arc<Database>>,
+    metrics: Arc<Metrics>,
+    out: Output,
+    held: bool,
+    /// Nothing more of the client is processed.
+    last_words: bool,
+    client_gone: bool,
+    server_shut: bool,
+    shard: usize,
+}
+
+impl Connection {
+    /// Relays `first` (the startup packet, and what came behind it) and then everything, until a side
+    /// closes.
+    ///
+    /// # Errors
+    /// Of the sockets; the session is over then.
+    pub async fn run(self, first: &[u8], name: &str) -> io::Result<Ending> {
+        let view = self.database.as_ref().map(|database| database.view());
+        let mut pump = Pump {
+            client: self.client,
+            server: self.server,
+            up: Lane::default(),
+            down: Lane::default(),
+            session: view.clone().map(|view| Session::new(view, name)),
+            view,
+            database: self.database,
+            metrics: self.metrics,
+            out: Output::default(),
+            held: false,
+            last_words: false,
+            client_gone: false,
+            server_shut: false,
+            shard: self.shard,
+        };
+        pump.up.output.extend_from_slice(first);
+        pump.run(self.drain, self.kill).await
+    }
+}
+
+impl Pump {
+    async fn run(&mut self, drain: CancellationToken, kill: CancellationToken) -> io::Result<Ending> {
+        let mut deadline: Option<Instant> = None;
+        loop {
+            self.write_out()?;
+            if let Some(ending) = self.ending(&drain) {
+                return self.finish(ending).await;
+            }
+            self.close_server_side().await;
+            if self.last_words && deadline.is_none() {
+                deadline = Some(Instant::now() + limits::LAST_WORDS_TIMEOUT);
+            }
+            let client = self.client_interest();
+            let server = self.server_interest();
+            tokio::select! {
+                ready = self.client.ready(client.unwrap_or(Interest::READABLE)), if client.is_some() => {
+                    if ready?.is_readable() {
+                        self.read_client()?;
+                    }
+                }
+                ready = self.server.ready(server.unwrap_or(Interest::READABLE)), if server.is_some() => {
+                    if ready?.is_readable() {
+                        self.read_server()?;
+                    }
+                }
+                () = drain.cancelled(), if !drain.is_cancelled() => {}
+                () = kill.cancelled() => return self.finish(Ending::Drained).await,
+                () = sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => return Ok(Ending::Violation),
+            }
+        }
+    }
+
+    /// What to wait for at the client's socket.
+    fn client_interest(&self) -> Option<Interest> {
+        let read = !self.up.ended && !self.held && !self.last_words && self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
+        interest(read, !self.down.output.is_empty() && !self.client_gone)
+    }
+
+    fn server_interest(&self) -> Option<Interest> {
+        let read = !self.down.ended && self.down.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
+        interest(read, !self.up.output.is_empty() && !self.server_shut)
+    }
+
+    /// Whether, and how, the session is over.
+    fn ending(&self, drain: &CancellationToken) -> Option<Ending> {
+        if self.down.ended && self.down.output.is_empty() {
+            return Some(if self.last_words { Ending::Violation } else { Ending::Closed });
+        }
+        let late = self.session.as_ref().is_some_and(Session::owes_late_bump);
+        if self.client_gone && !late {
+            return Some(Ending::Closed);
+        }
+        let at_rest = self.session.as_ref().is_none_or(Session::is_at_rest);
+        let quiet = self.up.input.is_empty() && self.up.output.is_empty() && self.down.output.is_empty() && self.up.streaming == 0;
+        (drain.is_cancelled() && at_rest && quiet).then_some(Ending::Drained)
+    }
+
+    async fn finish(&mut self, ending: Ending) -> io::Result<Ending> {
+        if ending == Ending::Drained && !self.client_gone && self.down.streaming == 0 {
+            let mut farewell = Vec::new();
+            encode::fatal("57P01", "terminating connection due to administrator command", "", &mut farewell);
+            self.down.output.extend_from_slice(&farewell);
+            // The client may be gone, or read nothing; it has no claim on more than a try.
+            let _unwritten = self.client.try_write(&self.down.output);
+        }
+        self.client.shutdown().await;
+        Ok(ending)
+    }
+
+    /// Passes the end of the client's stream on, once nothing is owed that needs the server's ear.
+    async fn close_server_side(&mut self) {
+        let done = self.up.ended && self.up.output.is_empty() && !self.held && !self.server_shut;
+        let owes = self.session.as_ref().is_some_and(|session| session.owes_ready() || session.owes_late_bump());
+        if done && !owes {
+            self.server_shut = true;
+            self.server.shutdown().await;
+        }
+    }
+
+    fn read_client(&mut self) -> io::Result<()> {
+        self.update_view();
+        SCRATCH.with_borrow_mut(|scratch| {
+            match self.client.try_read(scratch) {
+                Ok(0) => self.up.ended = true,
+                Ok(count) => {
+                    let start = std::time::Instant::now();
+                    let bytes = scratch.get(..count).unwrap_or_default();
+                    if self.up.input.is_empty() {
+                        let consumed = self.process_client(bytes)?;
+                        self.up.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+                    } else {
+                        self.up.input.extend_from_slice(bytes);
+                        self.process_client_input()?;
+                    }
+                    self.write_out()?;
+                    self.metrics.added_latency(self.shard, start.elapsed());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => self.lose_client(),
+            }
+            Ok(())
+        })
+    }
+
+    fn process_client_input(&mut self) -> io::Result<()> {
+        let input = std::mem::take(&mut self.up.input);
+        let consumed = self.process_client(&input)?;
+        self.up.input = keep_rest(input, consumed);
+        Ok(())
+    }
+
+    fn read_server(&mut self) -> io::Result<()> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            match self.server.try_read(scratch) {
+                Ok(0) => self.down.ended = true,
+                Ok(count) => {
+                    let start = std::time::Instant::now();
+                    let bytes = scratch.get(..count).unwrap_or_default();
+                    if self.down.input.is_empty() {
+                        let consumed = self.process_server(bytes)?;
+                        self.down.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+                    } else {
+                        let mut input = std::mem::take(&mut self.down.input);
+                        input.extend_from_slice(bytes);
+                        let consumed = self.process_server(&input)?;
+                        self.down.input = keep_rest(input, consumed);
+                    }
+                    if self.held {
+                        self.held = false;
+                        self.update_view();
+                        self.process_client_input()?;
+                    }
+                    self.write_out()?;
+                    self.metrics.added_latency(self.shard, start.elapsed());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // What the server said before it went away is still forwarded.
+                Err(_) => self.down.ended = true,
+            }
+            Ok(())
+        })
+    }
+
+    fn lose_client(&mut self) {
+        self.up.ended = true;
+        self.client_gone = true;
+        self.down.output = Vec::new();
+    }
+
+    fn update_view(&mut self) {
+        if let (Some(database), Some(view), Some(session)) = (&self.database, &mut self.view, &mut self.session)
+            && !database.is_current(view)
+        {
+            *view = database.view();
+            session.set_view(view.clone());
+        }
+    }
+
+    /// Processes what the client sent; returns how many bytes are done with.
+    fn process_client(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut at = 0;
+        let mut relay_from = 0;
+        while at < bytes.len() && !self.held {
+            let rest = bytes.get(at..).unwrap_or_default();
+            if self.last_words || self.session.is_none() {
+                at = bytes.len();
+                break;
+            }
+            if self.up.streaming > 0 {
+                let part = self.up.streaming.min(rest.len());
+                self.up.streaming -= part;
+                at += part;
+                continue;
+            }
+            let header = match FrameHeader::peek(rest) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => {
+                    // The server says what PostgreSQL says to such a length, and closes.
+                    tracing::debug!(%error, "the client broke the protocol");
+                    self.last_words = true;
+                    continue;
+                }
+            };
+            let Some(length) = self.client_message(header, rest, bytes, (&mut relay_from, at))? else { break };
+            at += length;
+        }
+        self.relay_up(bytes.get(relay_from..at).unwrap_or_default())?;
+        Ok(at)
+    }
+
+    /// One message of the client; returns the bytes of it that are done with, `None` when more of it
+    /// is needed or it is held. What goes through unchanged starts at `relay_from`.
+    fn client_message(
+        &mut self,
+        header: FrameHeader,
+        rest: &[u8],
+        bytes: &[u8],
+        (relay_from, at): (&mut usize, usize),
+    ) -> io::Result<Option<usize>> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let need = session.client_need(header.message_type, header.body_bytes);
+        let Some(body) = wanted(need, header, rest) else { return Ok(None) };
+        let step = session.on_client(header.message_type, header.body_bytes, body, &mut self.out);
+        self.report_events();
+        if !self.out.to_server.is_empty() {
+            self.relay_up(bytes.get(*relay_from..at).unwrap_or_default())?;
+            *relay_from = at;
+            self.up.output.append(&mut self.out.to_server);
+        }
+        let length = header.frame_bytes().min(rest.len());
+        match step {
+            ClientStep::Hold => {
+                self.held = true;
+                return Ok(None);
+            }
+            ClientStep::Relay => self.up.streaming = header.frame_bytes() - length,
+            ClientStep::RelayLast => self.last_words = true,
+            ClientStep::Replace => *relay_from = at + length,
+        }
+        if !self.out.behind.is_empty() {
+            self.relay_up(bytes.get(*relay_from..at + length).unwrap_or_default())?;
+            *relay_from = at + length;
+            self.up.output.append(&mut self.out.behind);
+        }
+        Ok(Some(length))
+    }
+
+    /// Processes what the server sent; returns how many bytes are done with.
+    fn process_server(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut at = 0;
+        let mut relay_from = 0;
+        while at < bytes.len() {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Some(session) = &mut self.session else {
+                at = bytes.len();
+                break;
+            };
+            if self.down.streaming > 0 {
+                let part = self.down.streaming.min(rest.len());
+                self.down.streaming -= part;
+                if self.down.dropping {
+                    self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
+                    relay_from = at + part;
+                }
+                at += part;
+                continue;
+            }
+            self.down.dropping = false;
+            let header = match FrameHeader::peek(rest) {
+                Ok(Some(header)) => header,
+                Ok(None) => break,
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            };
+            let need = session.server_need(header.message_type, header.body_bytes);
+            let Some(body) = wanted(need, header, rest) else { break };
+            let step = session.on_server(header.message_type, header.body_bytes, body, &mut self.out);
+            self.report_events();
+            let length = header.frame_bytes().min(rest.len());
+            self.down.streaming = header.frame_bytes() - length;
+            if step == ServerStep::Drop || !self.out.to_client.is_empty() {
+                self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
+                relay_from = at;
+                self.down.output.append(&mut self.out.to_client);
+            }
+            if step == ServerStep::Drop {
+                relay_from = at + length;
+                self.down.dropping = true;
+            }
+            self.up.output.append(&mut self.out.to_server);
+            at += length;
+        }
+        self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
+        Ok(at)
+    }
+
+    fn report_events(&mut self) {
+        for event in self.out.events.drain(..) {
+            self.metrics.on_event(event);
+            match (event, &self.database) {
+                (Event::CatalogChanged, Some(database)) => database.note_change(),
+                (Event::LateBumpFailed, Some(database)) => {
+                    tracing::error!(database = %database.name, "a bump in a transaction of its own failed: caches may be stale");
+                }
+                (Event::LateBump, Some(database)) => {
+                    tracing::warn!(database = %database.name, "writes were committed before their bump");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// To the server: at once if nothing waits before it.
+    fn relay_up(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.server_shut {
+            return Ok(());
+        }
+        write_or_keep(&self.server, &mut self.up.output, bytes)
+    }
+
+    /// To the client. One that is gone gets nothing more; that is no error of the session.
+    fn relay_down(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.client_gone && write_or_keep(&self.client, &mut self.down.output, bytes).is_err() {
+            self.lose_client();
+        }
+        Ok(())
+    }
+
+    fn write_out(&mut self) -> io::Result<()> {
+        if !self.client_gone && write_pending(&self.client, &mut self.down.output).is_err() {
+            self.lose_client();
+        }
+        if self.client_gone {
+            self.down.output.clear();
+        }
+        if self.server_shut {
+            self.up.output.clear();
+            return Ok(());
+        }
+        match write_pending(&self.server, &mut self.up.output) {
+            // The server has closed; what it said before is still to be read.
+            Err(error) if is_disconnect(&error) => {
+                self.server_shut = true;
+                self.up.output.clear();
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The part of a message's body that was asked for; `None` while it is not there.
+fn wanted(need: Need, header: FrameHeader, bytes: &[u8]) -> Option<&[u8]> {
+    let body_bytes = match need {
+        Need::Header => 0,
+        Need::Prefix => header.body_bytes.min(limits::MESSAGE_PREFIX_BYTES_MAX),
+        Need::Whole => header.body_bytes,
+    };
+    bytes.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.checked_add(body_bytes)?)
+}
+
+fn interest(read: bool, write: bool) -> Option<Interest> {
+    match (read, write) {
+        (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
+        (true, false) => Some(Interest::READABLE),
+        (false, true) => Some(Interest::WRITABLE),
+        (false, false) => None,
+    }
+}
+
+/// What is left of a buffer; an empty one keeps no memory.
+fn keep_rest(mut buffer: Vec<u8>, consumed: usize) -> Vec<u8> {
+    if consumed >= buffer.len() {
+        return Vec::new();
+    }
+    buffer.drain(..consumed);
+    buffer
+}
+
+fn write_or_keep(socket: &Socket, output: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while output.is_empty() && !rest.is_empty() {
+        match socket.try_write(rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if is_disconnect(&error) => return Err(error),
+            Err(error) => return Err(error),
+        }
+    }
+    output.extend_from_slice(rest);
+    Ok(())
+}
+
+fn write_pending(socket: &Socket, output: &mut Vec<u8>) -> io::Result<()> {
+    let mut written = 0;
+    let result = loop {
+        match output.get(written..) {
+            None | Some([]) => break Ok(()),
+            Some(rest) => match socket.try_write(rest) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            },
+        }
+    };
+    if written > 0 {
+        *output = keep_rest(std::mem::take(output), written);
+    }
+    result
+}
+
+fn is_disconnect(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected
+    )
+}
+
+/// Later than any test or session lasts.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 3600)
+}

@@ -1,0 +1,7 @@
+//! The shell: the only room with the sockets of clients and servers.
+
+pub mod cancel;
+pub mod connect;
+pub mod connection;
+pub mod listener;
+pub mod socket;
