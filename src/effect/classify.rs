@@ -1,11 +1,14 @@
 //! One statement: its form by leading keywords, its targets by tokens, what they drag along by the
 //! catalog.
 
-use super::analysis::{AnalysisContext, Control, Kind, RowCount, Statement, Write};
+use std::collections::BTreeSet;
+
+use super::analysis::{AnalysisContext, Control, Kind, RowCount, Statement, Tenants, Touched, Write};
 use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
 use super::unknown::UnknownReason;
+use crate::catalog::rows::domain_of_table_name;
 use crate::catalog::{Relation, WriteEvent};
 
 /// Keywords that may stand before a parenthesis without being a function that an application made.
@@ -34,7 +37,8 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     let classifier = Classifier { context, statement };
     let kind = classifier.kind();
     Statement {
-        timeless: classifier.is_timeless(),
+        // What a definition changes may be gone, or not known yet, when it could be measured.
+        timeless: classifier.is_timeless() || (statement.is_any(0, &["alter", "drop"]) && matches!(kind, Kind::Write(_))),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
         reads_versions: classifier.reads_versions(),
@@ -380,16 +384,25 @@ impl Classifier<'_> {
     /// ALTER and DROP: what they name may vanish before the server could measure it.
     fn definition(&self) -> Kind {
         let s = self.statement;
-        let touched: Vec<_> = (1..s.tokens.len())
-            .filter_map(|index| s.name(index))
-            .flat_map(|name| self.context.catalog.candidates(None, &name))
-            .filter(|relation| !relation.domains.is_empty())
-            .flat_map(|relation| tenants::touched(relation, &super::Tenants::All, "definition of the relation"))
+        let domains: BTreeSet<String> =
+            (1..s.tokens.len()).filter_map(|index| s.name(index)).flat_map(|name| self.domains_of(&name)).collect();
+        let touched: Vec<_> = domains
+            .into_iter()
+            .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
             .collect();
         if touched.is_empty() || !s.is_any(1, &["table", "materialized", "foreign", "schema"]) {
             return Kind::Measure(UnknownReason::Definition);
         }
         Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
+    }
+
+    /// Domains of a name; of one that is not in the catalog yet, by the name alone.
+    fn domains_of(&self, name: &str) -> Vec<String> {
+        let candidates = self.context.catalog.candidates(None, name);
+        if candidates.is_empty() {
+            return domain_of_table_name(name).map(str::to_owned).into_iter().collect();
+        }
+        candidates.iter().flat_map(|relation| relation.domains.iter().cloned()).collect()
     }
 
     /// Why the statement may call something that writes. `target` is where the name of a written

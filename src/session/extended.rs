@@ -36,11 +36,11 @@ impl Session {
         }
     }
 
-    pub(super) fn on_bind(&mut self, body: &[u8], whole: bool) -> ClientStep {
-        self.unit.open = true;
+    pub(super) fn on_bind(&mut self, body: &[u8], whole: bool, out: &mut Output) -> ClientStep {
         let bind = Bind::decode(body).ok().filter(|_| whole);
         let Ok((portal_name, statement)) = Bind::decode_names(body) else {
             // Names longer than any that PostgreSQL has: it refuses the message.
+            self.unit.open = true;
             self.outstanding.push(Request::Bind(None));
             return ClientStep::Relay;
         };
@@ -48,6 +48,11 @@ impl Session {
             Some(prepared) => prepared.portal(&self.view.analyzer, bind.as_ref()),
             None => Portal { act: Act::Measure(UnknownReason::UnknownStatement), ..Portal::default() },
         };
+        // A portal's snapshot is taken at Bind: bumps that it is to see have to be there.
+        if portal.reads_versions && self.is_active() && self.context() != Context::Failed && !self.inject_pending(out) {
+            return ClientStep::Hold;
+        }
+        self.unit.open = true;
         let undo = self.names.set_portal(portal_name, Some(portal));
         self.outstanding.push(Request::Bind(Some(Box::new(undo))));
         ClientStep::Relay

@@ -280,7 +280,7 @@ impl Session {
             frontend::QUERY if whole => self.on_query(body, out),
             frontend::QUERY => self.on_opaque_query(out),
             frontend::PARSE => self.on_parse(body, whole),
-            frontend::BIND => self.on_bind(body, whole),
+            frontend::BIND => self.on_bind(body, whole, out),
             frontend::EXECUTE => self.on_execute(body, out),
             frontend::DESCRIBE => self.on_describe(),
             frontend::CLOSE => self.on_close(body),

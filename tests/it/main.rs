@@ -1,0 +1,12 @@
+//! Against real servers: PostgreSQL, PgBouncer, psql. Each test starts its own private cluster.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+mod bad_input;
+mod cancel;
+mod cli;
+mod lifecycle;
+mod relay;
+mod schema;
+mod support;
+mod versions;
+mod writes;
