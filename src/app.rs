@@ -12,7 +12,8 @@ use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::catalog::loader::{self, Databases, LoadError, control_pool};
+use crate::catalog::control::{ControlPool, pg_words};
+use crate::catalog::loader::{self, Databases, LoadError};
 use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
@@ -48,17 +49,21 @@ impl Running {
         let metrics = Arc::new(Metrics::new());
         let drain = CancellationToken::new();
         let stop = CancellationToken::new();
-        let listener = TcpListener::bind(&config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
+        let listener =
+            TcpListener::bind(&config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let databases = Arc::new(Databases::new(Arc::clone(&config), Arc::clone(&metrics), stop.clone()));
         let database = control_database(&config.control);
         let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
         match databases.get(&database).await {
             Ok(_) => {}
             Err(error @ (LoadError::Schema { .. } | LoadError::NotInstalled(_))) => bail!(error),
-            Err(error) => tracing::warn!(%error, "the control plane does not work yet; clients are refused until it does"),
+            Err(error) => {
+                tracing::warn!(%error, "the control plane does not work yet; clients are refused until it does");
+            }
         }
         let listen = listener.local_addr()?;
-        let proxy = Proxy::new(Arc::clone(&config), Arc::clone(&databases), Arc::clone(&metrics), drain.clone(), random());
+        let proxy =
+            Proxy::new(Arc::clone(&config), Arc::clone(&databases), Arc::clone(&metrics), drain.clone(), random());
         let proxy = tokio::spawn(async move { proxy.run(listener).await });
         tracing::info!(%listen, server = %config.server, "turnstile is ready");
         Ok(Self { listen, admin, metrics, databases, drain, stop, proxy })
@@ -83,11 +88,12 @@ async fn start_admin(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some(address) = &config.admin_listen else { return Ok(None) };
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for /metrics (--admin-listen chooses another address, \"off\" none)"))?;
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for /metrics (--admin-listen chooses another address, \"off\" none)")
+    })?;
     let listen = listener.local_addr()?;
-    let admin = Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: control_pool(config, database) };
+    let admin =
+        Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: ControlPool::new(config, database) };
     let stop = stop.clone();
     tokio::spawn(async move {
         if let Err(error) = admin::serve(listener, admin, stop).await {
@@ -99,7 +105,7 @@ async fn start_admin(
 
 /// The database of the control plane: as libpq chooses it.
 fn control_database(control: &tokio_postgres::Config) -> String {
-    control.get_dbname().or(control.get_user()).unwrap_or("postgres").to_owned()
+    control.get_dbname().or_else(|| control.get_user()).unwrap_or("postgres").to_owned()
 }
 
 /// A number that nobody outside of this process can guess (the hasher's keys come from the system).
@@ -115,7 +121,9 @@ pub fn read_config(common: &CommonArgs) -> anyhow::Result<ConfigFile> {
     let path = common.config.clone().unwrap_or_else(|| "turnstile.toml".into());
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(ConfigFile::parse(&path.display().to_string(), &text)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && common.config.is_none() => Ok(ConfigFile::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && common.config.is_none() => {
+            Ok(ConfigFile::default())
+        }
         Err(error) => Err(error).with_context(|| format!("cannot read the configuration file {}", path.display())),
     }
 }
@@ -125,7 +133,7 @@ pub fn read_config(common: &CommonArgs) -> anyhow::Result<ConfigFile> {
 /// # Errors
 /// When the filter is not valid.
 pub fn start_logging(common: &CommonArgs, file: &ConfigFile) -> anyhow::Result<()> {
-    let format = common.log_format.or(file.log().format).unwrap_or(LogFormat::Text);
+    let format = common.log_format.or_else(|| file.log().format).unwrap_or(LogFormat::Text);
     let filter = common.log.clone().or_else(|| file.log().filter.clone()).unwrap_or_else(|| "info".into());
     logging::start(format, &filter).map_err(anyhow::Error::msg)
 }
@@ -187,12 +195,11 @@ pub async fn wait_for_signal() -> anyhow::Result<()> {
 
 /// A plain connection to the database that `--server` or the file names.
 async fn connect(args: &ServerArgs, file: &ConfigFile) -> anyhow::Result<tokio_postgres::Client> {
-    let server = args.server.as_deref().or(file.server()).context(crate::config::ConfigError::NoServer)?;
+    let server = args.server.as_deref().or_else(|| file.server()).context(crate::config::ConfigError::NoServer)?;
     let config = parse_server("server", server)?;
-    let (client, connection) = config
-        .connect(NoTls)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot connect to database {:?}: {}", control_database(&config), loader::pg_words(&error)))?;
+    let (client, connection) = config.connect(NoTls).await.map_err(|error| {
+        anyhow::anyhow!("cannot connect to database {:?}: {}", control_database(&config), pg_words(&error))
+    })?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");

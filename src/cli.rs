@@ -8,9 +8,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// A PostgreSQL proxy that moves the version of a domain forward, exactly once, in the transaction
 /// that wrote one of its tables. Point applications at it instead of PostgreSQL or PgBouncer.
 #[derive(Debug, Parser)]
-#[command(name = "turnstile", version, about, max_term_width = 100, after_help = "\
+#[command(
+    name = "turnstile",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "\
 Start here:  turnstile demo
-Exit codes:  0 done, 1 it failed (the message says what to do), 2 bad usage or configuration.")]
+Exit codes:  0 done, 1 it failed (the message says what to do), 2 bad usage or configuration."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

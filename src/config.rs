@@ -86,7 +86,9 @@ pub enum ConfigError {
         reason: String,
     },
     /// There is no server to relay to.
-    #[error("no server given: use --server postgres://USER@HOST:PORT/DATABASE, `server = …` in turnstile.toml, or --embedded")]
+    #[error(
+        "no server given: use --server postgres://USER@HOST:PORT/DATABASE, `server = …` in turnstile.toml, or --embedded"
+    )]
     NoServer,
 }
 
@@ -161,8 +163,10 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError::File`], with line and column.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text)
-            .map_err(|error| ConfigError::File { file: name.to_owned(), reason: error.to_string().trim_end().to_owned() })
+        toml::from_str(text).map_err(|error| ConfigError::File {
+            file: name.to_owned(),
+            reason: error.to_string().trim_end().to_owned(),
+        })
     }
 
     /// Whether a private cluster is to be started, and where it keeps its data.
@@ -218,8 +222,18 @@ impl Config {
                 .collect(),
             install: args.install || file.install.unwrap_or(false),
             require_schema: args.require_schema || file.require_schema.unwrap_or(false),
-            connections_max: in_range("connections_max", args.connections_max.or(file.connections_max), 10_000, 1..=1_000_000)?,
-            drain_timeout: millis("drain_timeout_ms", args.drain_timeout_ms.or(file.drain_timeout_ms), 30_000, 0..=86_400_000)?,
+            connections_max: in_range(
+                "connections_max",
+                args.connections_max.or(file.connections_max),
+                10_000,
+                1..=1_000_000,
+            )?,
+            drain_timeout: millis(
+                "drain_timeout_ms",
+                args.drain_timeout_ms.or(file.drain_timeout_ms),
+                30_000,
+                0..=86_400_000,
+            )?,
             catalog_refresh: millis("catalog.refresh_ms", file.catalog.refresh_ms, 1_000, 10..=3_600_000)?,
             fold_interval: millis("control.fold_interval_ms", file.control.fold_interval_ms, 250, 10..=3_600_000)?,
         })
@@ -302,7 +316,8 @@ fn non_empty(key: &'static str, value: String) -> Result<String, ConfigError> {
 
 fn checked_settings(settings: Vec<String>) -> Result<Vec<String>, ConfigError> {
     let is_name = |name: &str| {
-        name.contains('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'))
+        name.contains('.')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$'))
     };
     match settings.iter().find(|name| !is_name(name)) {
         Some(name) => Err(ConfigError::Value {
@@ -314,20 +329,38 @@ fn checked_settings(settings: Vec<String>) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-fn in_range(key: &'static str, given: Option<usize>, default: usize, range: std::ops::RangeInclusive<usize>) -> Result<usize, ConfigError> {
+fn in_range(
+    key: &'static str,
+    given: Option<usize>,
+    default: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<usize, ConfigError> {
     let value = given.unwrap_or(default);
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(ConfigError::Value { key, value: value.to_string(), reason: format!("expected {} to {}", range.start(), range.end()) })
+    Err(ConfigError::Value {
+        key,
+        value: value.to_string(),
+        reason: format!("expected {} to {}", range.start(), range.end()),
+    })
 }
 
-fn millis(key: &'static str, given: Option<u64>, default: u64, range: std::ops::RangeInclusive<u64>) -> Result<Duration, ConfigError> {
+fn millis(
+    key: &'static str,
+    given: Option<u64>,
+    default: u64,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Duration, ConfigError> {
     let value = given.unwrap_or(default);
     if range.contains(&value) {
         return Ok(Duration::from_millis(value));
     }
-    Err(ConfigError::Value { key, value: value.to_string(), reason: format!("expected {} to {} milliseconds", range.start(), range.end()) })
+    Err(ConfigError::Value {
+        key,
+        value: value.to_string(),
+        reason: format!("expected {} to {} milliseconds", range.start(), range.end()),
+    })
 }
 
 #[cfg(test)]
@@ -366,7 +399,10 @@ mod tests {
         assert_eq!(config.listen, "0.0.0.0:7000");
         assert_eq!((config.admin_listen, config.install, config.connections_max), (None, true, 5));
         assert_eq!(config.domains, [("roles".to_owned(), "role".to_owned())]);
-        assert_eq!(config.cascades, [("user".to_owned(), "post".to_owned()), ("user".to_owned(), "comment".to_owned())]);
+        assert_eq!(
+            config.cascades,
+            [("user".to_owned(), "post".to_owned()), ("user".to_owned(), "comment".to_owned())]
+        );
         assert_eq!(config.effect.tenant_column, "org_id");
     }
 

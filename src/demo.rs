@@ -71,7 +71,8 @@ fn quiet(args: &DemoArgs) -> crate::cli::CommonArgs {
 }
 
 async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<(Client, tokio::task::JoinHandle<()>)> {
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| anyhow::anyhow!(crate::catalog::loader::pg_words(&error)))?;
+    let (client, connection) =
+        config.connect(NoTls).await.map_err(|error| anyhow::anyhow!(crate::catalog::control::pg_words(&error)))?;
     let task = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
@@ -137,13 +138,22 @@ async fn versions_now(direct: &Client) -> anyhow::Result<BTreeMap<(Option<Uuid>,
 }
 
 /// `--once`: a few writes through the proxy, then the end. Waits for ever without it.
-async fn once(args: &DemoArgs, listen: SocketAddr, server: &tokio_postgres::Config, direct: &Client) -> anyhow::Result<()> {
+async fn once(
+    args: &DemoArgs,
+    listen: SocketAddr,
+    server: &tokio_postgres::Config,
+    direct: &Client,
+) -> anyhow::Result<()> {
     if !args.once {
         std::future::pending::<()>().await;
     }
     let before = versions_now(direct).await?;
     let mut config = tokio_postgres::Config::new();
-    config.host(listen.ip().to_string()).port(listen.port()).user(server.get_user().unwrap_or("postgres")).dbname(DATABASE);
+    config
+        .host(listen.ip().to_string())
+        .port(listen.port())
+        .user(server.get_user().unwrap_or("postgres"))
+        .dbname(DATABASE);
     if let Some(password) = server.get_password() {
         config.password(password);
     }

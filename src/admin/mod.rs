@@ -12,7 +12,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::loader::ControlPool;
+use crate::catalog::control::{ControlError, ControlPool};
 use crate::telemetry::metrics::Metrics;
 
 /// What the endpoints look at.
@@ -54,11 +54,15 @@ async fn ready(State(admin): State<Admin>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     let asked = async {
-        let client = admin.control.get().await.map_err(|error| crate::catalog::loader::error_words(&error))?;
-        client.simple_query("SELECT 1").await.map_err(|error| crate::catalog::loader::pg_words(&error))
+        let client = admin.control.get().await?;
+        client.simple_query("SELECT 1").await?;
+        Ok::<(), ControlError>(())
     };
     match asked.await {
-        Ok(_) => "ready\n".into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("the control plane cannot reach the server: {reason}\n")).into_response(),
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the control plane cannot reach the server: {reason}\n"))
+                .into_response()
+        }
     }
 }

@@ -8,25 +8,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bb8_postgres::PostgresConnectionManager;
-use bb8_postgres::bb8::{Pool, RunError};
 use tokio::sync::{Notify, watch};
-use tokio_postgres::{Client, NoTls, error::SqlState};
+use tokio_postgres::Client;
 
-use super::rows::{CatalogRows, FunctionRow, RelationRow};
 use super::Catalog;
+use super::control::{ControlError, ControlPool};
+use super::rows::{CatalogRows, FunctionRow, RelationRow};
 use crate::config::Config;
 use crate::effect::cache::Analyzer;
 use crate::limits;
 use crate::session::View;
 use crate::telemetry::metrics::Metrics;
 use crate::versions::{self, SchemaState};
-
-/// Connections of the control plane to one database.
-pub type ControlPool = Pool<PostgresConnectionManager<NoTls>>;
 
 /// Why a database cannot be served.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -115,7 +110,9 @@ impl Database {
                 }
             }
         };
-        tokio::time::timeout(limits::CATALOG_TIMEOUT, wait).await.unwrap_or_else(|_| Err(LoadError::Slow(self.name.clone())))
+        tokio::time::timeout(limits::CATALOG_TIMEOUT, wait)
+            .await
+            .unwrap_or_else(|_| Err(LoadError::Slow(self.name.clone())))
     }
 }
 
@@ -182,7 +179,7 @@ impl Databases {
         }
         let database = Arc::new(Database {
             name: name.to_owned(),
-            pool: control_pool(&self.config, name),
+            pool: ControlPool::new(&self.config, name),
             analyzer: ArcSwap::from_pointee(Analyzer::new(Catalog::default(), self.config.effect.clone())),
             reported: AtomicU64::new(1),
             seen: AtomicU64::new(0),
@@ -199,24 +196,15 @@ impl Databases {
         };
         let stop = self.stop.clone();
         self.tasks.spawn(async move { stop.run_until_cancelled(reader.run()).await });
-        let fold = versions::fold::run(Arc::clone(&database), Arc::clone(&self.config), Arc::clone(&self.metrics), self.stop.clone());
+        let fold = versions::fold::run(
+            Arc::clone(&database),
+            Arc::clone(&self.config),
+            Arc::clone(&self.metrics),
+            self.stop.clone(),
+        );
         self.tasks.spawn(fold);
         Ok(database)
     }
-}
-
-/// Connections of the control plane to `database`.
-#[must_use]
-pub fn control_pool(config: &Config, database: &str) -> ControlPool {
-    let mut control = config.control.clone();
-    control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
-    Pool::builder()
-        .max_size(3)
-        .min_idle(0)
-        .connection_timeout(limits::CONNECT_TIMEOUT)
-        .idle_timeout(Some(Duration::from_secs(60)))
-        .retry_connection(false)
-        .build_unchecked(PostgresConnectionManager::new(control, NoTls))
 }
 
 /// The task that keeps one database's catalog current.
@@ -258,12 +246,12 @@ impl Reader {
         let database = Arc::clone(&self.database);
         let connection = match database.pool.get().await {
             Ok(connection) => connection,
-            Err(RunError::User(error)) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => {
+            Err(error) if error.no_such_database => {
                 // The server (or pooler) in front of the client has the word.
                 self.publish(Catalog::default(), reported);
                 return Ok(());
             }
-            Err(error) => return Err(self.control_error(&error_words(&error))),
+            Err(error) => return Err(self.control_error(&error)),
         };
         let state = self.schema_state(&connection).await?;
         self.metrics.set_installed(&self.database.name, state.is_some());
@@ -271,16 +259,18 @@ impl Reader {
             self.publish(Catalog::default(), reported);
             return Ok(());
         };
-        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
         let unreported = reported == self.database.seen.load(Ordering::Acquire);
         if unreported && fingerprint == self.fingerprint {
             return Ok(());
         }
-        let rows = load(&connection, &self.config.effect.tenant_column).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        let rows = load(&connection, &self.config.effect.tenant_column)
+            .await
+            .map_err(|error| self.control_error(&error.into()))?;
         self.generation += 1;
         let catalog = rows.build(self.generation);
         if let Err(error) = versions::register_domains(&connection, &catalog.domains).await {
-            tracing::debug!(database = %self.database.name, error = %pg_words(&error), "cannot register domains");
+            tracing::debug!(database = %self.database.name, error = %ControlError::from(error), "cannot register domains");
         }
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
         self.fingerprint = fingerprint;
@@ -290,7 +280,8 @@ impl Reader {
 
     fn publish(&self, catalog: Catalog, reported: u64) {
         let current = self.database.analyzer.load();
-        let still_absent = !catalog.installed && !current.catalog.installed && current.catalog.generation == catalog.generation;
+        let still_absent =
+            !catalog.installed && !current.catalog.installed && current.catalog.generation == catalog.generation;
         if !still_absent {
             self.database.analyzer.store(Arc::new(Analyzer::new(catalog, self.config.effect.clone())));
         }
@@ -300,7 +291,7 @@ impl Reader {
     /// `Some` when the schema is there and ours; installs it where that is asked for.
     async fn schema_state(&self, client: &Client) -> Result<Option<()>, LoadError> {
         let name = || self.database.name.clone();
-        let mut state = versions::state(client).await.map_err(|error| self.control_error(&pg_words(&error)))?;
+        let mut state = versions::state(client).await.map_err(|error| self.control_error(&error.into()))?;
         let wanted = matches!(state, SchemaState::Absent | SchemaState::Older(_)) && self.config.install;
         if wanted {
             match versions::install(client).await {
@@ -313,7 +304,7 @@ impl Reader {
                 if self.generation == 0 {
                     versions::declare(client, &self.config.domains, &self.config.cascades)
                         .await
-                        .map_err(|error| self.control_error(&pg_words(&error)))?;
+                        .map_err(|error| self.control_error(&error.into()))?;
                 }
                 Ok(Some(()))
             }
@@ -331,28 +322,8 @@ impl Reader {
         }
     }
 
-    fn control_error(&self, reason: &str) -> LoadError {
-        LoadError::Control { database: self.database.name.clone(), reason: reason.to_owned() }
-    }
-}
-
-/// An error of the pool in words.
-#[must_use]
-pub fn error_words(error: &RunError<tokio_postgres::Error>) -> String {
-    match error {
-        RunError::User(error) => pg_words(error),
-        RunError::TimedOut => format!("no connection within {:?}", limits::CONNECT_TIMEOUT),
-    }
-}
-
-/// An error of tokio-postgres with what the server said.
-#[must_use]
-pub fn pg_words(error: &tokio_postgres::Error) -> String {
-    use std::error::Error as _;
-    match (error.as_db_error(), error.source()) {
-        (Some(server), _) => format!("{} (SQLSTATE {})", server.message(), server.code().code()),
-        (None, Some(source)) => format!("{error}: {source}"),
-        (None, None) => error.to_string(),
+    fn control_error(&self, error: &ControlError) -> LoadError {
+        LoadError::Control { database: self.database.name.clone(), reason: error.words.clone() }
     }
 }
 

@@ -5,6 +5,7 @@
 //! It knows names, not sessions: a bare name stands for every relation or function of that name in
 //! any schema, so that no `search_path` can make an answer wrong, only less precise.
 
+pub mod control;
 pub mod loader;
 pub mod rows;
 

@@ -92,23 +92,47 @@ pub struct CatalogRows {
 /// Functions of `pg_catalog` that run SQL which they are given, or whatever a relation's definition
 /// says.
 const RUNS_SQL: &[&str] = &[
-    "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "cursor_to_xml",
-    "cursor_to_xmlschema", "table_to_xml", "table_to_xmlschema", "table_to_xml_and_xmlschema",
-    "schema_to_xml", "schema_to_xmlschema", "schema_to_xml_and_xmlschema", "database_to_xml",
-    "database_to_xmlschema", "database_to_xml_and_xmlschema", "ts_stat", "ts_rewrite",
+    "query_to_xml",
+    "query_to_xmlschema",
+    "query_to_xml_and_xmlschema",
+    "cursor_to_xml",
+    "cursor_to_xmlschema",
+    "table_to_xml",
+    "table_to_xmlschema",
+    "table_to_xml_and_xmlschema",
+    "schema_to_xml",
+    "schema_to_xmlschema",
+    "schema_to_xml_and_xmlschema",
+    "database_to_xml",
+    "database_to_xmlschema",
+    "database_to_xml_and_xmlschema",
+    "ts_stat",
+    "ts_rewrite",
 ];
 
 /// Extensions of PostgreSQL whose functions compute and never run SQL of others.
 const COMPUTING_EXTENSIONS: &[&str] = &[
-    "btree_gin", "btree_gist", "citext", "cube", "fuzzystrmatch", "hstore", "intarray", "isn",
-    "ltree", "pg_stat_statements", "pg_trgm", "pgcrypto", "seg", "unaccent", "uuid-ossp",
+    "btree_gin",
+    "btree_gist",
+    "citext",
+    "cube",
+    "fuzzystrmatch",
+    "hstore",
+    "intarray",
+    "isn",
+    "ltree",
+    "pg_stat_statements",
+    "pg_trgm",
+    "pgcrypto",
+    "seg",
+    "unaccent",
+    "uuid-ossp",
 ];
 
 /// Words that make a body more than a reading one. `update` also stands in FOR UPDATE: unsure then.
 const WRITING_WORDS: &[&str] = &[
-    "insert", "update", "delete", "merge", "truncate", "copy", "execute", "call", "do", "refresh",
-    "create", "alter", "drop", "grant", "revoke", "import", "reindex", "cluster", "fetch", "move",
-    "open",
+    "insert", "update", "delete", "merge", "truncate", "copy", "execute", "call", "do", "refresh", "create", "alter",
+    "drop", "grant", "revoke", "import", "reindex", "cluster", "fetch", "move", "open",
 ];
 
 const TRIGGER_INSERT: i32 = 4;
@@ -246,8 +270,8 @@ impl CatalogRows {
         let cascade = |cascades: bool| cascades.then_some(UnknownReason::ForeignKeyCascade);
         let slots = [
             (&mut relation.insert_unknown, on(TRIGGER_INSERT)),
-            (&mut relation.update_unknown, on(TRIGGER_UPDATE).or(cascade(row.cascades_on_update))),
-            (&mut relation.delete_unknown, on(TRIGGER_DELETE).or(cascade(row.cascades_on_delete))),
+            (&mut relation.update_unknown, on(TRIGGER_UPDATE).or_else(|| cascade(row.cascades_on_update))),
+            (&mut relation.delete_unknown, on(TRIGGER_DELETE).or_else(|| cascade(row.cascades_on_delete))),
         ];
         for (slot, reason) in slots {
             *slot = slot.or(every).or(reason);
@@ -494,8 +518,10 @@ mod tests {
             ..CatalogRows::default()
         };
         let catalog = rows.build(1);
-        let dangerous: BTreeSet<&str> = catalog.dangerous.keys().map(String::as_str).filter(|name| !RUNS_SQL.contains(name)).collect();
-        let expected = ["broken", "calls", "checked", "dynamic", "native", "python", "total", "v_over", "v_writes", "writes"];
+        let dangerous: BTreeSet<&str> =
+            catalog.dangerous.keys().map(String::as_str).filter(|name| !RUNS_SQL.contains(name)).collect();
+        let expected =
+            ["broken", "calls", "checked", "dynamic", "native", "python", "total", "v_over", "v_writes", "writes"];
         assert_eq!(dangerous, expected.into());
         let harmless: BTreeSet<&str> = catalog.harmless_calls.iter().map(String::as_str).collect();
         assert_eq!(harmless, ["lower", "pure_c", "reads", "uuid_generate_v4"].into());

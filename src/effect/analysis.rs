@@ -81,7 +81,9 @@ impl Analysis {
     /// Whether the text can be relayed without another look: reads, settings.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
-        self.statements.iter().all(|statement| statement.kind == Kind::Harmless && !statement.reads_versions && !statement.ddl)
+        self.statements
+            .iter()
+            .all(|statement| statement.kind == Kind::Harmless && !statement.reads_versions && !statement.ddl)
     }
 }
 

@@ -49,8 +49,7 @@ impl Analyzer {
     /// The analysis of a text, remembered if it is not too long.
     #[must_use]
     pub fn analyze(&self, text: &[u8], standard_conforming_strings: bool) -> Arc<Analysis> {
-        let context =
-            AnalysisContext { catalog: &self.catalog, settings: &self.settings, standard_conforming_strings };
+        let context = AnalysisContext { catalog: &self.catalog, settings: &self.settings, standard_conforming_strings };
         if text.len() > limits::REMEMBERED_TEXT_BYTES_MAX {
             return Arc::new(analyze(&context, text));
         }
@@ -78,7 +77,7 @@ mod tests {
         assert!(!Arc::ptr_eq(&analyzer.analyze(&long, true), &analyzer.analyze(&long, true)));
 
         for number in 0..limits::REMEMBERED_TEXTS_MAX + 100 {
-            let _ = analyzer.analyze(format!("SELECT {number}").as_bytes(), true);
+            drop(analyzer.analyze(format!("SELECT {number}").as_bytes(), true));
         }
         assert!(analyzer.remembered() <= limits::REMEMBERED_TEXTS_MAX);
     }

@@ -13,22 +13,142 @@ use crate::catalog::{Relation, WriteEvent};
 
 /// Keywords that may stand before a parenthesis without being a function that an application made.
 const KEYWORD_CALLS: &[&str] = &[
-    "all", "and", "any", "array", "as", "between", "by", "case", "cast", "check", "coalesce",
-    "collation", "columns", "conflict", "cross", "cube", "current_time", "current_timestamp",
-    "default", "distinct", "do", "else", "except", "exclude", "exists", "extract", "filter",
-    "first", "following", "format", "from", "full", "greatest", "group", "grouping", "having",
-    "if", "ilike", "in", "inner", "intersect", "into", "is", "join", "json_array",
-    "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query", "json_scalar",
-    "json_serialize", "json_table", "json_value", "key", "lateral", "least", "left", "like",
-    "limit", "localtime", "localtimestamp", "materialized", "merge_action", "next", "normalize",
-    "not", "nullif", "of", "offset", "on", "only", "or", "order", "outer", "over", "overlay",
-    "partition", "position", "preceding", "range", "returning", "right", "rollup", "row", "rows",
-    "select", "set", "sets", "similar", "some", "substring", "symmetric", "system", "bernoulli",
-    "table", "tablesample", "temporary", "then", "treat", "trim", "union", "unique", "update",
-    "using", "value", "values", "variadic", "when", "where", "with", "within", "xmlconcat",
-    "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize",
-    "xmltable", "bit", "char", "character", "dec", "decimal", "float", "interval", "nchar",
-    "numeric", "time", "timestamp", "varchar", "varying",
+    "all",
+    "and",
+    "any",
+    "array",
+    "as",
+    "between",
+    "by",
+    "case",
+    "cast",
+    "check",
+    "coalesce",
+    "copy",
+    "explain",
+    "collation",
+    "columns",
+    "conflict",
+    "cross",
+    "cube",
+    "current_time",
+    "current_timestamp",
+    "default",
+    "distinct",
+    "do",
+    "else",
+    "except",
+    "exclude",
+    "exists",
+    "extract",
+    "filter",
+    "first",
+    "following",
+    "format",
+    "from",
+    "full",
+    "greatest",
+    "group",
+    "grouping",
+    "having",
+    "if",
+    "ilike",
+    "in",
+    "inner",
+    "intersect",
+    "into",
+    "is",
+    "join",
+    "json_array",
+    "json_arrayagg",
+    "json_exists",
+    "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_table",
+    "json_value",
+    "key",
+    "lateral",
+    "least",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "materialized",
+    "merge_action",
+    "next",
+    "normalize",
+    "not",
+    "nullif",
+    "of",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "over",
+    "overlay",
+    "partition",
+    "position",
+    "preceding",
+    "range",
+    "returning",
+    "right",
+    "rollup",
+    "row",
+    "rows",
+    "select",
+    "set",
+    "sets",
+    "similar",
+    "some",
+    "substring",
+    "symmetric",
+    "system",
+    "bernoulli",
+    "table",
+    "tablesample",
+    "temporary",
+    "then",
+    "treat",
+    "trim",
+    "union",
+    "unique",
+    "update",
+    "using",
+    "value",
+    "values",
+    "variadic",
+    "when",
+    "where",
+    "with",
+    "within",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
+    "xmltable",
+    "bit",
+    "char",
+    "character",
+    "dec",
+    "decimal",
+    "float",
+    "interval",
+    "nchar",
+    "numeric",
+    "time",
+    "timestamp",
+    "varchar",
+    "varying",
 ];
 
 /// Analyses one statement.
@@ -38,7 +158,8 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     let kind = classifier.kind();
     Statement {
         // What a definition changes may be gone, or not known yet, when it could be measured.
-        timeless: classifier.is_timeless() || (statement.is_any(0, &["alter", "drop"]) && matches!(kind, Kind::Write(_))),
+        timeless: classifier.is_timeless()
+            || (statement.is_any(0, &["alter", "drop"]) && matches!(kind, Kind::Write(_))),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
         reads_versions: classifier.reads_versions(),
@@ -86,15 +207,16 @@ impl Classifier<'_> {
             | "close" | "lock" | "analyze" | "checkpoint" | "load" => Kind::Harmless,
             _ if s.kind(0) == Some(TokenKind::OpenParen) => self.query(),
             "alter" | "drop" => self.definition(),
-            "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign"
-            | "reindex" | "cluster" => Kind::Measure(UnknownReason::Definition),
+            "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign" | "reindex"
+            | "cluster" => Kind::Measure(UnknownReason::Definition),
             _ => Kind::Measure(UnknownReason::UnknownForm),
         }
     }
 
     /// Settings and the like: no change of the catalog changes what they do.
     fn is_timeless(&self) -> bool {
-        self.statement.is_any(0, &["set", "reset", "show", "listen", "unlisten", "notify", "close", "deallocate", "discard"])
+        self.statement
+            .is_any(0, &["set", "reset", "show", "listen", "unlisten", "notify", "close", "deallocate", "discard"])
     }
 
     fn control(&self) -> Option<Control> {
@@ -110,7 +232,10 @@ impl Classifier<'_> {
             Some(Control::RollbackTo)
         } else if (s.is_word(0, "rollback") && !prepared) || s.is_word(0, "abort") {
             Some(Control::Rollback { chain })
-        } else if s.are_words(0, &["prepare", "transaction"]) && !s.is_name(2) && s.kind(2) != Some(TokenKind::OpenParen) {
+        } else if s.are_words(0, &["prepare", "transaction"])
+            && !s.is_name(2)
+            && s.kind(2) != Some(TokenKind::OpenParen)
+        {
             Some(Control::Prepare)
         } else if s.is_word(0, "savepoint") {
             Some(Control::Savepoint)
@@ -133,7 +258,9 @@ impl Classifier<'_> {
             () if s.is_word(0, "alter") && object(&["database", "subscription"]) => true,
             () if s.is_any(0, &["create", "drop", "reindex", "alter"]) && has("concurrently") => true,
             () if s.is_word(0, "reindex") => ["schema", "database", "system"].into_iter().any(has),
-            () if s.is_word(0, "cluster") => !(1..s.tokens.len()).any(|index| s.is_name(index) && !s.is_word(index, "verbose")),
+            () if s.is_word(0, "cluster") => {
+                !(1..s.tokens.len()).any(|index| s.is_name(index) && !s.is_word(index, "verbose"))
+            }
             () => false,
         }
     }
@@ -177,7 +304,8 @@ impl Classifier<'_> {
                 Some((Some(WriteEvent::Delete), index + 2))
             } else if s.are_words(index, &["merge", "into"]) {
                 Some((None, index + 2))
-            } else if s.is_word(index, "update") && !previous_is(&["do", "then", "for", "key", "on"])
+            } else if s.is_word(index, "update")
+                && !previous_is(&["do", "then", "for", "key", "on"])
                 && s.kind(index.wrapping_sub(1)) != Some(TokenKind::Dot)
             {
                 Some((Some(WriteEvent::Update), index + 1))
@@ -233,11 +361,7 @@ impl Classifier<'_> {
             Some(event) => tenants::of_statement(self.context, s, event, &name, relation),
             None => tenants::unsaid(self.context, relation, "MERGE does not say its tenants"),
         };
-        Kind::Write(Write {
-            touched: tenants::touched(relation, &tenants, rule),
-            rows,
-            leaves_no_trace_without_rows,
-        })
+        Kind::Write(Write { touched: tenants::touched(relation, &tenants, rule), rows, leaves_no_trace_without_rows })
     }
 
     /// The relation that a name stands for, when a write of it with these events is known.
@@ -248,7 +372,9 @@ impl Classifier<'_> {
         }
         let candidates = catalog.candidates(name.schema.as_deref(), &name.name);
         let (first, others) = candidates.split_first().ok_or(UnknownReason::UnknownRelation)?;
-        if let Some(reason) = candidates.iter().flat_map(|relation| events.iter().filter_map(|event| relation.unknown(*event))).next() {
+        if let Some(reason) =
+            candidates.iter().flat_map(|relation| events.iter().filter_map(|event| relation.unknown(*event))).next()
+        {
             return Err(reason);
         }
         let differs = |other: &&Relation| {
@@ -275,7 +401,8 @@ impl Classifier<'_> {
             return (RowCount::NotZero, true);
         };
         let update = s.find_top(conflict, |s, index| s.are_words(index, &["do", "update"]));
-        let conditional = update.is_none_or(|update| s.find_top(update, |s, index| s.is_word(index, "where")).is_some());
+        let conditional =
+            update.is_none_or(|update| s.find_top(update, |s, index| s.is_word(index, "where")).is_some());
         if upsert && !conditional {
             (RowCount::NotZero, true)
         } else {
@@ -358,10 +485,14 @@ impl Classifier<'_> {
     fn call(&self) -> Kind {
         let may_commit = &self.context.catalog.may_commit;
         match self.statement.qualified_name(1) {
-            Some(name) if self.context.catalog.dangerous.contains_key(&name.name) && !may_commit.contains(&name.name) => {
+            Some(name)
+                if self.context.catalog.dangerous.contains_key(&name.name) && !may_commit.contains(&name.name) =>
+            {
                 Kind::Measure(UnknownReason::Call)
             }
-            Some(name) if self.context.catalog.harmless_calls.contains(&name.name) && !may_commit.contains(&name.name) => {
+            Some(name)
+                if self.context.catalog.harmless_calls.contains(&name.name) && !may_commit.contains(&name.name) =>
+            {
                 self.danger(None).map_or(Kind::Harmless, Kind::Measure)
             }
             _ => Kind::MayCommit(UnknownReason::Call),
@@ -371,9 +502,7 @@ impl Classifier<'_> {
     /// DO: its block may end the transaction if a word of it says so.
     fn anonymous_block(&self) -> Kind {
         let s = self.statement;
-        let may_end = |body: &[u8]| {
-            [&b"commit"[..], b"rollback", b"call"].iter().any(|word| contains_word(body, word))
-        };
+        let may_end = |body: &[u8]| [&b"commit"[..], b"rollback", b"call"].iter().any(|word| contains_word(body, word));
         if (1..s.tokens.len()).any(|index| may_end(s.bytes(index))) {
             Kind::MayCommit(UnknownReason::Do)
         } else {

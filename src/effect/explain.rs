@@ -24,13 +24,20 @@ pub fn explain(catalog: &Catalog, analysis: &Analysis, text: &str) -> String {
 
 fn explain_statement(catalog: &Catalog, statement: &Statement, out: &mut String) {
     match &statement.kind {
-        Kind::Harmless | Kind::DeclareCursor { .. } => out.push_str("   bumps nothing: provably free of writes to tracked tables\n"),
-        Kind::Alone => out.push_str("   bumps nothing: writes no tracked table, and runs outside of transaction blocks\n"),
+        Kind::Harmless | Kind::DeclareCursor { .. } => {
+            out.push_str("   bumps nothing: provably free of writes to tracked tables\n");
+        }
+        Kind::Alone => {
+            out.push_str("   bumps nothing: writes no tracked table, and runs outside of transaction blocks\n");
+        }
         Kind::Control(control) => {
             let _ = writeln!(out, "   transaction control: {}", control_words(*control));
         }
         Kind::Fetch(cursor) => {
-            let _ = writeln!(out, "   FETCH from \"{cursor}\": measured by the server unless its DECLARE is known to be harmless");
+            let _ = writeln!(
+                out,
+                "   FETCH from \"{cursor}\": measured by the server unless its DECLARE is known to be harmless"
+            );
         }
         Kind::Measure(reason) => {
             let _ = writeln!(out, "   measured by the server, reason: {}", reason.label());

@@ -74,8 +74,7 @@ pub enum LexError {
 /// byte may be a quote or a backslash) are client-only encodings of PostgreSQL.
 #[must_use]
 pub fn is_lexable_encoding(name: &[u8]) -> bool {
-    const UNSAFE: [&[u8]; 7] =
-        [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"];
+    const UNSAFE: [&[u8]; 7] = [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004"];
     !UNSAFE.iter().any(|encoding| name.eq_ignore_ascii_case(encoding))
 }
 
@@ -112,8 +111,22 @@ const fn is_space(byte: u8) -> bool {
 const fn is_operator(byte: u8) -> bool {
     matches!(
         byte,
-        b'~' | b'!' | b'@' | b'#' | b'^' | b'&' | b'|' | b'`' | b'?' | b'+' | b'-' | b'*' | b'/'
-            | b'%' | b'<' | b'>' | b'='
+        b'~' | b'!'
+            | b'@'
+            | b'#'
+            | b'^'
+            | b'&'
+            | b'|'
+            | b'`'
+            | b'?'
+            | b'+'
+            | b'-'
+            | b'*'
+            | b'/'
+            | b'%'
+            | b'<'
+            | b'>'
+            | b'='
     )
 }
 
@@ -182,12 +195,8 @@ impl Lexer<'_> {
             (b'\'', ..) => self.string(0, true),
             (b'e' | b'E', Some(b'\''), _) => self.string(1, true),
             (b'n' | b'N', Some(b'\''), _) => self.string(1, !self.standard_conforming_strings),
-            (b'b' | b'B' | b'x' | b'X', Some(b'\''), _) => {
-                self.string(1, false).map(|_| TokenKind::OtherString)
-            }
-            (b'u' | b'U', Some(b'&'), Some(b'\'')) => {
-                self.string(2, false).map(|_| TokenKind::OtherString)
-            }
+            (b'b' | b'B' | b'x' | b'X', Some(b'\''), _) => self.string(1, false).map(|_| TokenKind::OtherString),
+            (b'u' | b'U', Some(b'&'), Some(b'\'')) => self.string(2, false).map(|_| TokenKind::OtherString),
             (b'u' | b'U', Some(b'&'), Some(b'"')) => {
                 self.at += 2;
                 self.quoted_name().map(|()| TokenKind::UnicodeName)
@@ -309,8 +318,7 @@ impl Lexer<'_> {
         }
         let exponent = matches!(
             (self.peek(0), self.peek(1), self.peek(2)),
-            (Some(b'e' | b'E'), Some(b'0'..=b'9'), _)
-                | (Some(b'e' | b'E'), Some(b'+' | b'-'), Some(b'0'..=b'9'))
+            (Some(b'e' | b'E'), Some(b'0'..=b'9'), _) | (Some(b'e' | b'E'), Some(b'+' | b'-'), Some(b'0'..=b'9'))
         );
         if exponent {
             self.at += 2;
@@ -359,7 +367,9 @@ mod tests {
     fn tokens(text: &str, standard: bool) -> String {
         let mut tokens = Vec::new();
         match lex(text.as_bytes(), standard, &mut tokens) {
-            Ok(()) => tokens.iter().map(|token| &text[token.start..token.end]).collect::<Vec<_>>().join("¦"),
+            Ok(()) => {
+                tokens.iter().map(|token| text.get(token.start..token.end).unwrap()).collect::<Vec<_>>().join("¦")
+            }
             Err(error) => format!("{error:?}"),
         }
     }

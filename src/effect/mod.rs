@@ -12,9 +12,15 @@ pub mod explain;
 pub mod lexer;
 pub mod statement;
 pub mod tenants;
+#[cfg(test)]
+pub(crate) mod test_support;
+#[cfg(test)]
+mod tests;
 pub mod unknown;
 
-pub use analysis::{Analysis, AnalysisContext, Control, EffectSettings, Kind, RowCount, Statement, Tenant, Tenants, Touched, Write};
+pub use analysis::{
+    Analysis, AnalysisContext, Control, EffectSettings, Kind, RowCount, Statement, Tenant, Tenants, Touched, Write,
+};
 
 use crate::limits;
 
@@ -32,4 +38,3 @@ pub fn analyze(context: &AnalysisContext<'_>, text: &[u8]) -> Analysis {
     let statements = statement::split(text, &tokens);
     Analysis::of(statements.iter().map(|statement| classify::classify(context, statement)).collect())
 }
-

@@ -80,8 +80,7 @@ impl<'a> StatementTokens<'a> {
     /// Whether the token at `index` is the keyword (given in lower case).
     #[must_use]
     pub fn is_word(&self, index: usize, keyword: &str) -> bool {
-        self.kind(index) == Some(TokenKind::Word)
-            && self.bytes(index).eq_ignore_ascii_case(keyword.as_bytes())
+        self.kind(index) == Some(TokenKind::Word) && self.bytes(index).eq_ignore_ascii_case(keyword.as_bytes())
     }
 
     /// Whether the token at `index` is one of the keywords.
@@ -99,10 +98,7 @@ impl<'a> StatementTokens<'a> {
     /// Whether the token at `index` is a name or keyword.
     #[must_use]
     pub fn is_name(&self, index: usize) -> bool {
-        matches!(
-            self.kind(index),
-            Some(TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName)
-        )
+        matches!(self.kind(index), Some(TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName))
     }
 
     /// The name at `index` as the catalog spells it; `None` when it is no name or is not UTF-8.
@@ -163,11 +159,7 @@ impl<'a> StatementTokens<'a> {
         let mut schema = None;
         let mut name = self.name(at)?;
         loop {
-            at += if self.kind(at) == Some(TokenKind::UnicodeName) && self.is_word(at + 1, "uescape") {
-                3
-            } else {
-                1
-            };
+            at += if self.kind(at) == Some(TokenKind::UnicodeName) && self.is_word(at + 1, "uescape") { 3 } else { 1 };
             if self.kind(at) != Some(TokenKind::Dot) || !self.is_name(at + 1) {
                 return Some(QualifiedName { schema, name, end: at });
             }
@@ -261,7 +253,7 @@ mod tests {
                 .iter()
                 .map(|statement| {
                     let (start, end) = statement.span();
-                    text[start..end].to_owned()
+                    text.get(start..end).unwrap().to_owned()
                 })
                 .collect();
             assert_eq!(got.join("|"), expected, "{text:?}");
@@ -281,12 +273,10 @@ mod tests {
             ("U&\"a\\\\b\\+00005f\"", Some((None, "a\\b_"))),
             ("U&\"\\zz\"", None),
             ("'x'", None),
-            (long.as_str(), Some((None, &long[..63]))),
+            (long.as_str(), Some((None, long.get(..63).unwrap()))),
         ];
         for (text, expected) in rows {
-            let got = with(text, |statement| {
-                statement.qualified_name(0).map(|found| (found.schema, found.name))
-            });
+            let got = with(text, |statement| statement.qualified_name(0).map(|found| (found.schema, found.name)));
             let expected = expected.map(|(schema, name)| (schema.map(str::to_owned), name.to_owned()));
             assert_eq!(got, expected, "{text:?}");
         }

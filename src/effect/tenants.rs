@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use sqlparser::ast::{
-    AssignmentTarget, BinaryOperator, CastKind, DataType, Expr, FromTable, Statement as Ast, TableFactor, TableWithJoins,
-    Value,
+    AssignmentTarget, BinaryOperator, CastKind, DataType, Expr, FromTable, Statement as Ast, TableFactor,
+    TableWithJoins, Value,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -22,11 +22,7 @@ type Answer = (Tenants, &'static str);
 /// The domains of a written relation, with the tenants of the write.
 #[must_use]
 pub fn touched(relation: &Relation, tenants: &Tenants, rule: &'static str) -> Vec<Touched> {
-    relation
-        .domains
-        .iter()
-        .map(|domain| Touched { domain: domain.clone(), tenants: tenants.clone(), rule })
-        .collect()
+    relation.domains.iter().map(|domain| Touched { domain: domain.clone(), tenants: tenants.clone(), rule }).collect()
 }
 
 /// The tenants of a write that does not say them.
@@ -103,7 +99,8 @@ fn column_position(s: &StatementTokens<'_>, open: usize, end: usize, column: &st
             TokenKind::Comma => position += 1,
             // A field of a composite column or an element of an array is not the column itself.
             _ if s.is_name(index) && matches!(s.kind(index - 1)?, TokenKind::OpenParen | TokenKind::Comma) => {
-                if s.name(index)? == column {
+                let named = s.name(index)?;
+                if named == column {
                     return Some(position);
                 }
             }
@@ -114,14 +111,20 @@ fn column_position(s: &StatementTokens<'_>, open: usize, end: usize, column: &st
 }
 
 /// Reads the rows behind VALUES; also returns the index behind them.
-fn of_rows(s: &StatementTokens<'_>, from: usize, position: usize, column: TenantColumn) -> Result<(Tenants, usize), &'static str> {
+fn of_rows(
+    s: &StatementTokens<'_>,
+    from: usize,
+    position: usize,
+    column: TenantColumn,
+) -> Result<(Tenants, usize), &'static str> {
     let mut found = BTreeSet::new();
     let mut at = from;
     loop {
         if s.kind(at) != Some(TokenKind::OpenParen) {
             return Err("VALUES does not parse");
         }
-        let (start, end, behind) = row_item(s, at, position).ok_or("a VALUES row leaves the tenant column to its default")?;
+        let (start, end, behind) =
+            row_item(s, at, position).ok_or("a VALUES row leaves the tenant column to its default")?;
         match constant(s, start, end, column)? {
             None => return Ok((Tenants::All, s.tokens.len())).map(|(tenants, _)| (tenants, behind_rows(s, behind))),
             Some(tenant) => {
@@ -173,13 +176,21 @@ fn row_item(s: &StatementTokens<'_>, open: usize, position: usize) -> Option<(us
 }
 
 /// A constant or parameter between `start` and `end`; `None` for NULL, which belongs to all tenants.
-fn constant(s: &StatementTokens<'_>, start: usize, end: usize, column: TenantColumn) -> Result<Option<Tenant>, &'static str> {
+fn constant(
+    s: &StatementTokens<'_>,
+    start: usize,
+    end: usize,
+    column: TenantColumn,
+) -> Result<Option<Tenant>, &'static str> {
     const UNKNOWN: &str = "a tenant value is an expression";
     let (mut start, mut end) = (start, end);
     while s.kind(start) == Some(TokenKind::OpenParen) && s.behind_parens(start) == Some(end) {
         (start, end) = (start + 1, end - 1);
     }
-    if s.is_word(start, "cast") && s.kind(start + 1) == Some(TokenKind::OpenParen) && s.behind_parens(start + 1) == Some(end) {
+    if s.is_word(start, "cast")
+        && s.kind(start + 1) == Some(TokenKind::OpenParen)
+        && s.behind_parens(start + 1) == Some(end)
+    {
         let separator = s.find_top(start + 2, |s, index| s.is_word(index, "as")).ok_or(UNKNOWN)?;
         return with_cast(s, separator + 1, end - 1, constant(s, start + 2, separator, column)?).ok_or(UNKNOWN);
     }
@@ -215,7 +226,8 @@ fn is_uuid_or_text(s: &StatementTokens<'_>, index: usize) -> bool {
 
 /// A value under a cast to uuid or text; the innermost cast says how a parameter is sent.
 fn with_cast(s: &StatementTokens<'_>, start: usize, end: usize, tenant: Option<Tenant>) -> Option<Option<Tenant>> {
-    let start = if s.is_word(start, "pg_catalog") && s.kind(start + 1) == Some(TokenKind::Dot) { start + 2 } else { start };
+    let start =
+        if s.is_word(start, "pg_catalog") && s.kind(start + 1) == Some(TokenKind::Dot) { start + 2 } else { start };
     if end != start + 1 || !is_uuid_or_text(s, start) {
         return None;
     }
@@ -290,14 +302,17 @@ fn check_upsert(s: &StatementTokens<'_>, from: usize, tenant_column: &str) -> Re
     let open = conflict + 2;
     let by_tenant = s.kind(open) == Some(TokenKind::OpenParen)
         && s.behind_parens(open).is_some_and(|end| column_position(s, open, end, tenant_column).is_some());
-    let sets_tenant = (update..s.tokens.len()).any(|index| {
-        s.is_name(index) && s.name(index).as_deref() == Some(tenant_column) && s.bytes(index + 1) == b"="
-    });
+    let sets_tenant = (update..s.tokens.len())
+        .any(|index| s.is_name(index) && s.name(index).as_deref() == Some(tenant_column) && s.bytes(index + 1) == b"=");
     if by_tenant && !sets_tenant { Ok(()) } else { Err("an upsert may change another tenant's row") }
 }
 
 /// UPDATE and DELETE: a top-level `tenant_id = …` or `tenant_id IN (…)` of WHERE; what SET moves to.
-fn of_where(context: &AnalysisContext<'_>, s: &StatementTokens<'_>, column: TenantColumn) -> Result<Answer, &'static str> {
+fn of_where(
+    context: &AnalysisContext<'_>,
+    s: &StatementTokens<'_>,
+    column: TenantColumn,
+) -> Result<Answer, &'static str> {
     const UNPARSED: &str = "the statement is not one that sqlparser reads";
     if s.tokens.len() > limits::PARSED_TOKENS_MAX {
         return Err("the statement is too long to look for tenants in WHERE");
@@ -305,7 +320,8 @@ fn of_where(context: &AnalysisContext<'_>, s: &StatementTokens<'_>, column: Tena
     let (start, end) = s.span();
     let text = s.text.get(start..end).and_then(|text| std::str::from_utf8(text).ok()).ok_or(UNPARSED)?;
     let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, text).map_err(|_| UNPARSED)?;
-    let reader = |table: &TableWithJoins, joined| WhereReader::new(table, joined, &context.settings.tenant_column, column);
+    let reader =
+        |table: &TableWithJoins, joined| WhereReader::new(table, joined, &context.settings.tenant_column, column);
     match (parsed.pop(), parsed.is_empty()) {
         (Some(Ast::Update(update)), true) => {
             let reader = reader(&update.table, update.from.is_some()).ok_or(UNPARSED)?;
@@ -379,7 +395,9 @@ impl<'a> WhereReader<'a> {
                 Expr::BinaryOp { left, op: BinaryOperator::And, right } => conditions.extend([&**left, &**right]),
                 Expr::BinaryOp { left, op: BinaryOperator::Eq, right } => {
                     let value = if self.is_tenant(left) { right } else { left };
-                    if (self.is_tenant(left) || self.is_tenant(right)) && let Ok(tenant) = self.value(value) {
+                    if (self.is_tenant(left) || self.is_tenant(right))
+                        && let Ok(tenant) = self.value(value)
+                    {
                         let mut found = Found::default();
                         found.add(tenant);
                         return Ok(found);
@@ -421,15 +439,17 @@ impl<'a> WhereReader<'a> {
                     return Err(UNKNOWN);
                 }
                 Ok(match (self.value(expr)?, &**expr) {
-                    (Some(Tenant::Parameter { number, .. }), Expr::Value(_)) => Some(Tenant::Parameter { number, as_uuid }),
+                    (Some(Tenant::Parameter { number, .. }), Expr::Value(_)) => {
+                        Some(Tenant::Parameter { number, as_uuid })
+                    }
                     (tenant, _) => tenant,
                 })
             }
             Expr::Value(value) => match &value.value {
                 Value::Null => Ok(None),
-                Value::SingleQuotedString(text) => {
-                    uuid_of(text, self.column).map(|tenant| Some(Tenant::Known(tenant))).ok_or("a tenant value is no uuid")
-                }
+                Value::SingleQuotedString(text) => uuid_of(text, self.column)
+                    .map(|tenant| Some(Tenant::Known(tenant)))
+                    .ok_or("a tenant value is no uuid"),
                 Value::Placeholder(number) => parameter(number.as_bytes(), self.column).map(Some).ok_or(UNKNOWN),
                 _ => Err(UNKNOWN),
             },
@@ -481,9 +501,16 @@ mod tests {
             assert_eq!(parse_uuid(text), Some(canonical), "{text}");
         }
         let refused = [
-            "", "tenant-123", "7", "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "-a0eebc999c0b4ef8bb6d6bb9bd380a11",
-            "a0eebc99--9c0b4ef8bb6d6bb9bd380a11", "a0eebc999c0b4ef8bb6d6bb9bd380a1", "a0eebc999c0b4ef8bb6d6bb9bd380a11-",
-            "a0eebc999c0b4ef8bb6d6bb9bd380a111", "a0eebc99 9c0b4ef8bb6d6bb9bd380a11",
+            "",
+            "tenant-123",
+            "7",
+            "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+            "-a0eebc999c0b4ef8bb6d6bb9bd380a11",
+            "a0eebc99--9c0b4ef8bb6d6bb9bd380a11",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a1",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11-",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a111",
+            "a0eebc99 9c0b4ef8bb6d6bb9bd380a11",
         ];
         for text in refused {
             assert_eq!(parse_uuid(text), None, "{text}");

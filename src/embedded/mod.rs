@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// No server programs.
-    #[error("no PostgreSQL server programs (initdb, postgres) on PATH or in the usual folders; install them (Debian: apt-get install postgresql, macOS: brew install postgresql), or use --server URL")]
+    #[error(
+        "no PostgreSQL server programs (initdb, postgres) on PATH or in the usual folders; install them (Debian: apt-get install postgresql, macOS: brew install postgresql), or use --server URL"
+    )]
     NotFound,
     /// A program failed.
     #[error("{program} failed: {reason}")]
@@ -120,8 +122,21 @@ impl Cluster {
             std::os::unix::fs::chown(&self.root, Some(account.uid), Some(account.gid)).map_err(doing("give away"))?;
         }
         if !self.data_dir.join("PG_VERSION").exists() {
-            self.run("initdb", &["-D".as_ref(), self.data_dir.as_os_str(), "-U".as_ref(), "postgres".as_ref(),
-                "-A".as_ref(), "trust".as_ref(), "-E".as_ref(), "UTF8".as_ref(), "--locale=C".as_ref(), "--no-sync".as_ref()])?;
+            self.run(
+                "initdb",
+                &[
+                    "-D".as_ref(),
+                    self.data_dir.as_os_str(),
+                    "-U".as_ref(),
+                    "postgres".as_ref(),
+                    "-A".as_ref(),
+                    "trust".as_ref(),
+                    "-E".as_ref(),
+                    "UTF8".as_ref(),
+                    "--locale=C".as_ref(),
+                    "--no-sync".as_ref(),
+                ],
+            )?;
         }
         let mut settings = vec![
             format!("port = {}", self.port),
@@ -145,14 +160,29 @@ impl Cluster {
 
     fn launch(&mut self) -> Result<(), ClusterError> {
         let log = self.log_path();
-        self.run("pg_ctl", &["-D".as_ref(), self.data_dir.as_os_str(), "-l".as_ref(), log.as_os_str(), "-w".as_ref(), "-t".as_ref(), "60".as_ref(), "start".as_ref()])
-            .map_err(|error| match (error, std::fs::read_to_string(&log)) {
-                (ClusterError::Failed { program, reason }, Ok(text)) => {
-                    let tail: Vec<&str> = text.lines().rev().take(5).collect();
-                    ClusterError::Failed { program, reason: format!("{reason}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")) }
+        self.run(
+            "pg_ctl",
+            &[
+                "-D".as_ref(),
+                self.data_dir.as_os_str(),
+                "-l".as_ref(),
+                log.as_os_str(),
+                "-w".as_ref(),
+                "-t".as_ref(),
+                "60".as_ref(),
+                "start".as_ref(),
+            ],
+        )
+        .map_err(|error| match (error, std::fs::read_to_string(&log)) {
+            (ClusterError::Failed { program, reason }, Ok(text)) => {
+                let tail: Vec<&str> = text.lines().rev().take(5).collect();
+                ClusterError::Failed {
+                    program,
+                    reason: format!("{reason}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")),
                 }
-                (error, _) => error,
-            })
+            }
+            (error, _) => error,
+        })
     }
 
     /// Stops the server at once; crash recovery runs at the next start.
@@ -172,7 +202,10 @@ impl Cluster {
     }
 
     fn stop(&self, mode: &str) -> Result<(), ClusterError> {
-        self.run("pg_ctl", &["-D".as_ref(), self.data_dir.as_os_str(), "-m".as_ref(), mode.as_ref(), "-w".as_ref(), "stop".as_ref()])
+        self.run(
+            "pg_ctl",
+            &["-D".as_ref(), self.data_dir.as_os_str(), "-m".as_ref(), mode.as_ref(), "-w".as_ref(), "stop".as_ref()],
+        )
     }
 
     /// Runs a server program as the cluster's user.
@@ -185,10 +218,12 @@ impl Cluster {
         }
         // pg_ctl leaves its output open to the server: a pipe would never end.
         let output_file = self.root.join(format!("{program}.out"));
-        let file = std::fs::File::create(&output_file).map_err(|error| ClusterError::Io { what: format!("create {}", output_file.display()), error })?;
+        let file = std::fs::File::create(&output_file)
+            .map_err(|error| ClusterError::Io { what: format!("create {}", output_file.display()), error })?;
         let both = file.try_clone().map_err(|error| ClusterError::Io { what: "output".into(), error })?;
         let status = command.stdout(file).stderr(both).status();
-        let status = status.map_err(|error| ClusterError::Failed { program: program.to_owned(), reason: error.to_string() })?;
+        let status =
+            status.map_err(|error| ClusterError::Failed { program: program.to_owned(), reason: error.to_string() })?;
         if status.success() {
             return Ok(());
         }
@@ -223,10 +258,9 @@ pub fn free_port() -> Result<u16, ClusterError> {
 #[must_use]
 pub fn find_bin_dir() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| resolve(&folder))
-        .chain(usual_folders())
-        .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists() && folder.join("pg_ctl").exists())
+    std::env::split_paths(&path).map(|folder| resolve(&folder)).chain(usual_folders()).find(|folder| {
+        folder.join("initdb").exists() && folder.join("postgres").exists() && folder.join("pg_ctl").exists()
+    })
 }
 
 /// Where the `initdb` of a PATH folder really is: it may be a link into the server's own folder.
@@ -247,7 +281,7 @@ fn usual_folders() -> Vec<PathBuf> {
             }
         }
     }
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
@@ -266,7 +300,9 @@ fn id(arguments: &[&str]) -> Option<u32> {
 }
 
 fn is_root() -> Result<bool, ClusterError> {
-    id(&["-u"]).map(|uid| uid == 0).ok_or(ClusterError::Failed { program: "id -u".into(), reason: "no answer".into() })
+    id(&["-u"])
+        .map(|uid| uid == 0)
+        .ok_or_else(|| ClusterError::Failed { program: "id -u".into(), reason: "no answer".into() })
 }
 
 /// The account that PostgreSQL runs as when we are root.

@@ -25,6 +25,8 @@ pub async fn connect(address: &ServerAddress) -> io::Result<Socket> {
     };
     match tokio::time::timeout(limits::CONNECT_TIMEOUT, dial).await {
         Ok(result) => result,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", limits::CONNECT_TIMEOUT))),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", limits::CONNECT_TIMEOUT)))
+        }
     }
 }

@@ -153,7 +153,8 @@ impl Pump {
 
     /// What to wait for at the client's socket.
     fn client_interest(&self) -> Option<Interest> {
-        let read = !self.up.ended && !self.held && !self.last_words && self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
+        let read =
+            !self.up.ended && !self.held && !self.last_words && self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
         interest(read, !self.down.output.is_empty() && !self.client_gone)
     }
 
@@ -172,7 +173,10 @@ impl Pump {
             return Some(Ending::Closed);
         }
         let at_rest = self.session.as_ref().is_none_or(Session::is_at_rest);
-        let quiet = self.up.input.is_empty() && self.up.output.is_empty() && self.down.output.is_empty() && self.up.streaming == 0;
+        let quiet = self.up.input.is_empty()
+            && self.up.output.is_empty()
+            && self.down.output.is_empty()
+            && self.up.streaming == 0;
         (drain.is_cancelled() && at_rest && quiet).then_some(Ending::Drained)
     }
 
@@ -513,7 +517,10 @@ fn write_pending(socket: &Socket, output: &mut Vec<u8>) -> io::Result<()> {
 fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected
+        io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
     )
 }
 

@@ -11,17 +11,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cancel;
 use super::connect::connect;
 use super::connection::{Connection, Ending};
 use super::socket::Socket;
-use super::cancel;
 use crate::catalog::loader::{Databases, LoadError};
 use crate::config::Config;
 use crate::limits;
 use crate::telemetry::metrics::Metrics;
+use crate::wire::WireError;
 use crate::wire::encode;
 use crate::wire::startup::{StartupMessage, StartupPacket, packet_bytes, parse};
-use crate::wire::WireError;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -61,7 +61,13 @@ enum Refusal {
 impl Proxy {
     /// A proxy that accepts nobody yet.
     #[must_use]
-    pub fn new(config: Arc<Config>, databases: Arc<Databases>, metrics: Arc<Metrics>, drain: CancellationToken, nonce: u64) -> Arc<Self> {
+    pub fn new(
+        config: Arc<Config>,
+        databases: Arc<Databases>,
+        metrics: Arc<Metrics>,
+        drain: CancellationToken,
+        nonce: u64,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config,
             databases,
@@ -163,8 +169,9 @@ impl Proxy {
                     return Err(Refusal::Full);
                 }
                 let database = self.database(&message).await?;
-                let server =
-                    connect(&self.config.server).await.map_err(|error| Refusal::Server(self.config.server.to_string(), error))?;
+                let server = connect(&self.config.server)
+                    .await
+                    .map_err(|error| Refusal::Server(self.config.server.to_string(), error))?;
                 let mut first = packet.clone();
                 first.append(&mut reader.buffer);
                 Ok(Some(Start { server, database, first }))
@@ -175,7 +182,10 @@ impl Proxy {
     }
 
     /// The database of a session whose statements are looked at.
-    async fn database(&self, message: &StartupMessage<'_>) -> Result<Option<Arc<crate::catalog::loader::Database>>, Refusal> {
+    async fn database(
+        &self,
+        message: &StartupMessage<'_>,
+    ) -> Result<Option<Arc<crate::catalog::loader::Database>>, Refusal> {
         if message.replication || message.version.0 != 3 || message.database.is_empty() {
             return Ok(None);
         }
@@ -207,16 +217,31 @@ impl Proxy {
                 tracing::debug!(%error, "startup");
             }
             Refusal::Slow | Refusal::Gone | Refusal::Io(_) => {}
-            Refusal::Full => encode::fatal("53300", "sorry, too many clients already", "Turnstile's connections_max is reached.", &mut message),
+            Refusal::Full => encode::fatal(
+                "53300",
+                "sorry, too many clients already",
+                "Turnstile's connections_max is reached.",
+                &mut message,
+            ),
             Refusal::Catalog(error) => {
                 tracing::warn!(%error, "client refused");
                 let words = format!("turnstile cannot serve this database: {error}");
-                encode::fatal("57P03", &words, "See Turnstile's log; `turnstile status` tests the control connection.", &mut message);
+                encode::fatal(
+                    "57P03",
+                    &words,
+                    "See Turnstile's log; `turnstile status` tests the control connection.",
+                    &mut message,
+                );
             }
             Refusal::Server(..) => {
                 tracing::warn!(%refusal, "client refused");
                 let words = format!("turnstile cannot reach {refusal}");
-                encode::fatal("08001", &words, "Is the server running, and is Turnstile's `server` right?", &mut message);
+                encode::fatal(
+                    "08001",
+                    &words,
+                    "Is the server running, and is Turnstile's `server` right?",
+                    &mut message,
+                );
             }
         }
         // A client that is gone needs no explanation.

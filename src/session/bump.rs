@@ -85,11 +85,8 @@ impl Injector {
             bump_all: Vec::new(),
         };
         injector.measure_begin = injector.group("SELECT turbo.fn_measure_begin()", &[], &[]);
-        injector.measure_end = injector.group(
-            "SELECT turbo.fn_measure_end($1, $2)",
-            &[TEXT_ARRAY, TEXT],
-            &[&injector.settings, SUMMARY],
-        );
+        injector.measure_end =
+            injector.group("SELECT turbo.fn_measure_end($1, $2)", &[TEXT_ARRAY, TEXT], &[&injector.settings, SUMMARY]);
         injector.bump_all = injector.group("SELECT turbo.fn_bump_all($1)", &[TEXT], &[SUMMARY]);
         injector
     }
@@ -125,7 +122,15 @@ impl Injector {
         self.group(
             "SELECT turbo.fn_bump($1, $2, $3, $4, $5, $6, $7)",
             &[INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT, TEXT],
-            &[&arrays.groups, &arrays.statements, &arrays.tenants, &arrays.domains, &self.settings, condition.sql(), SUMMARY],
+            &[
+                &arrays.groups,
+                &arrays.statements,
+                &arrays.tenants,
+                &arrays.domains,
+                &self.settings,
+                condition.sql(),
+                SUMMARY,
+            ],
         )
     }
 
@@ -181,12 +186,19 @@ struct Arrays {
 
 impl Arrays {
     fn new(bumps: &Bumps) -> Self {
-        let rows = || bumps.iter().enumerate().flat_map(|(group, (effect, count))| effect.iter().map(move |pair| (group, count, pair)));
+        let rows = || {
+            bumps
+                .iter()
+                .enumerate()
+                .flat_map(|(group, (effect, count))| effect.iter().map(move |pair| (group, count, pair)))
+        };
         let join = |items: Vec<String>| format!("{{{}}}", items.join(","));
         Self {
             groups: join(rows().map(|(group, ..)| group.to_string()).collect()),
             statements: join(rows().map(|(_, count, _)| count.to_string()).collect()),
-            tenants: text_array(rows().map(|(_, _, (_, tenant))| tenant_text(tenant)).collect::<Vec<_>>().iter().map(String::as_str)),
+            tenants: text_array(
+                rows().map(|(_, _, (_, tenant))| tenant_text(tenant)).collect::<Vec<_>>().iter().map(String::as_str),
+            ),
             domains: text_array(rows().map(|(_, _, (domain, _))| domain.as_str())),
         }
     }
@@ -210,11 +222,7 @@ fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
 /// A string literal that means the same whatever `standard_conforming_strings` says.
 fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') {
-        format!("E'{}'", doubled.replace('\\', "\\\\"))
-    } else {
-        format!("'{doubled}'")
-    }
+    if doubled.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 #[cfg(test)]

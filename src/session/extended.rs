@@ -19,7 +19,7 @@ impl Session {
         let (name, prepared) = match Parse::decode(body) {
             Ok(parse) if whole => (parse.name, Some(self.prepare(&parse))),
             _ => {
-                let name = crate::wire::frontend::cstr(body).map_or(&body[..0], |(name, _)| name);
+                let name = crate::wire::frontend::cstr(body).map_or(&[][..], |(name, _)| name);
                 (name, Some(Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong))))
             }
         };
@@ -125,7 +125,9 @@ impl Session {
             Act::Harmless | Act::Write { .. } if !portal.timeless && !self.is_fresh() => {
                 Act::Measure(UnknownReason::CatalogStale)
             }
-            Act::MayCommit(reason) if self.unit.executes > 0 || matches!(self.context(), Context::Block | Context::Failed) => {
+            Act::MayCommit(reason)
+                if self.unit.executes > 0 || matches!(self.context(), Context::Block | Context::Failed) =>
+            {
                 Act::Measure(reason)
             }
             act => act,
@@ -193,7 +195,9 @@ impl Session {
     fn execute_control(&mut self, control: Control, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Control));
         self.unit.context = match control {
-            Control::Begin | Control::Commit { chain: true } | Control::Rollback { chain: true } => Some(Context::Block),
+            Control::Begin | Control::Commit { chain: true } | Control::Rollback { chain: true } => {
+                Some(Context::Block)
+            }
             Control::Commit { .. } | Control::Rollback { .. } | Control::Prepare => Some(Context::Implicit),
             // In a failed block it works again, if the savepoint exists.
             Control::RollbackTo => Some(Context::Uncertain),
@@ -237,12 +241,7 @@ impl Session {
     fn end_unit(&mut self, bump_all_after: bool) {
         let changes_block = self.unit.context.is_some();
         self.unconfirmed += usize::from(changes_block);
-        self.outstanding.push(Request::Sync {
-            changes_block,
-            ddl: self.unit.ddl,
-            unless_copy: false,
-            bump_all_after,
-        });
+        self.outstanding.push(Request::Sync { changes_block, ddl: self.unit.ddl, unless_copy: false, bump_all_after });
         self.unit = self.unit.next();
     }
 
@@ -256,9 +255,8 @@ impl Session {
             return ClientStep::Hold;
         }
         let catalog = &self.view.analyzer.catalog;
-        let harmless = function_call_oid(body).is_some_and(|oid| {
-            oid < SYSTEM_OID_MAX || (self.is_fresh() && catalog.harmless_oids.contains(&oid))
-        });
+        let harmless = function_call_oid(body)
+            .is_some_and(|oid| oid < SYSTEM_OID_MAX || (self.is_fresh() && catalog.harmless_oids.contains(&oid)));
         if harmless {
             out.events.push(Event::Statement(StatementClass::Harmless));
         } else {

@@ -234,7 +234,9 @@ impl Session {
         let whole_up_to = match message_type {
             frontend::QUERY | frontend::PARSE => limits::HELD_MESSAGE_BYTES_MAX,
             frontend::BIND => limits::HELD_BIND_BYTES_MAX,
-            frontend::EXECUTE | frontend::CLOSE | frontend::DESCRIBE | frontend::FUNCTION_CALL => limits::MESSAGE_PREFIX_BYTES_MAX,
+            frontend::EXECUTE | frontend::CLOSE | frontend::DESCRIBE | frontend::FUNCTION_CALL => {
+                limits::MESSAGE_PREFIX_BYTES_MAX
+            }
             _ => return Need::Header,
         };
         if matches!(self.phase, Phase::Starting) {

@@ -69,7 +69,7 @@ impl Prepared {
             self.types.get(at..at + 4).and_then(|oid| oid.try_into().ok()).map_or(0, u32::from_be_bytes)
         };
         Portal {
-            act: Act::of(&statement.kind, |tenant| resolve(tenant, bind, &parameter_type)),
+            act: Act::of(&statement.kind, |tenant| resolve(tenant, bind, parameter_type)),
             copy_in: statement.copy_in,
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
@@ -246,7 +246,9 @@ impl Names {
         if let Some(prepared) = prepared {
             let bytes = self.statement_bytes + prepared.bytes();
             let unnamed = name.is_empty();
-            if unnamed || (self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX) {
+            if unnamed
+                || (self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX)
+            {
                 self.statement_bytes = bytes;
                 self.statements.insert(name.into(), prepared);
             }

@@ -21,7 +21,10 @@ impl Session {
         match message_type {
             backend::DATA_ROW if self.is_swallowing() => held,
             backend::ROW_DESCRIPTION => Need::Prefix,
-            backend::COMMAND_COMPLETE | backend::ERROR_RESPONSE | backend::READY_FOR_QUERY | backend::PARAMETER_STATUS => held,
+            backend::COMMAND_COMPLETE
+            | backend::ERROR_RESPONSE
+            | backend::READY_FOR_QUERY
+            | backend::PARAMETER_STATUS => held,
             backend::NOTICE_RESPONSE if self.has_rewrite_in_front() => held,
             _ => Need::Header,
         }
@@ -118,7 +121,9 @@ impl Session {
                     }
                     return ServerStep::Drop;
                 }
-                backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::COMMAND_COMPLETE => return ServerStep::Drop,
+                backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::COMMAND_COMPLETE => {
+                    return ServerStep::Drop;
+                }
                 _ => {}
             }
         }
@@ -189,7 +194,9 @@ impl Session {
         let mut skipped_ready = false;
         for request in discarded {
             match request {
-                Request::Parse(Some(undo)) | Request::Bind(Some(undo)) | Request::Close(Some(undo)) => self.names.undo(*undo),
+                Request::Parse(Some(undo)) | Request::Bind(Some(undo)) | Request::Close(Some(undo)) => {
+                    self.names.undo(*undo);
+                }
                 Request::Query(query) => {
                     self.unconfirmed -= usize::from(query.changes_block);
                     skipped_ready = true;
@@ -206,7 +213,12 @@ impl Session {
             // The client waits for the ReadyForQuery of a message that the server skips because of
             // us. In a failed transaction Sync commits nothing.
             encode::sync(&mut out.to_server);
-            self.outstanding.push(Request::Sync { changes_block: false, ddl: true, unless_copy: false, bump_all_after: false });
+            self.outstanding.push(Request::Sync {
+                changes_block: false,
+                ddl: true,
+                unless_copy: false,
+                bump_all_after: false,
+            });
         } else {
             self.phase = Phase::SkippingToSync;
         }
@@ -223,7 +235,6 @@ impl Session {
         self.pending.forget_through(unit);
         let last = self.outstanding.len() == 1;
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
-        query.bump_all_after = false;
         if let Some(rewrite) = &query.rewrite
             && last
             && !query.visible
@@ -342,7 +353,13 @@ impl Session {
 }
 
 /// Forwards an error or notice of a text that we changed, its position put right.
-fn forward_with_position(query: &QueryRequest, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+fn forward_with_position(
+    query: &QueryRequest,
+    message_type: u8,
+    body_bytes: usize,
+    body: &[u8],
+    out: &mut Output,
+) -> ServerStep {
     let Some(rewrite) = query.rewrite.as_ref().filter(|_| body.len() == body_bytes) else {
         return ServerStep::Forward;
     };

@@ -38,7 +38,8 @@ impl Session {
             out.events.push(Event::Statement(StatementClass::Harmless));
             return self.relay_query(QueryRequest::default());
         }
-        let must_be_certain = analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::MayCommit(_) | Act::Alone));
+        let must_be_certain =
+            analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::MayCommit(_) | Act::Alone));
         if (must_be_certain && self.will_be_certain()) || !self.settle_query(&analysis, out) {
             return ClientStep::Hold;
         }
@@ -72,7 +73,9 @@ impl Session {
 
     fn needs_bumps_before(&self, statement: &Statement) -> bool {
         match self.act(statement) {
-            Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => statement.reads_versions || self.pending.is_full(),
+            Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => {
+                statement.reads_versions || self.pending.is_full()
+            }
             Act::Control(control) => !matches!(control, Control::Begin),
             Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
         }
@@ -111,7 +114,9 @@ impl Session {
                 }
                 // The server says no; its words need no company.
                 (Act::Write { .. } | Act::Measure(_), Context::Failed) => return self.relay_query(query),
-                (Act::Write { effect, sure, leaves_no_trace_without_rows }, Context::Block) if !statement.reads_versions && !self.pending.is_full() => {
+                (Act::Write { effect, sure, leaves_no_trace_without_rows }, Context::Block)
+                    if !statement.reads_versions && !self.pending.is_full() =>
+                {
                     out.events.push(Event::Statement(StatementClass::Write));
                     query.write = Some(self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows));
                     return self.relay_query(query);
@@ -133,14 +138,26 @@ impl Session {
     }
 
     /// Puts our statements into the text; relays it as it is when there are none to put.
-    fn send_rewritten(&mut self, text: &[u8], analysis: &Analysis, mut query: QueryRequest, out: &mut Output) -> ClientStep {
+    fn send_rewritten(
+        &mut self,
+        text: &[u8],
+        analysis: &Analysis,
+        mut query: QueryRequest,
+        out: &mut Output,
+    ) -> ClientStep {
         let context = self.context();
         let mut rewriter = Rewriter::new(text, self.settings.characters);
-        let mut position =
-            Position { context, fresh: context == Context::Implicit && !self.unit.open, pending: !self.pending.is_empty() };
+        let mut position = Position {
+            context,
+            fresh: context == Context::Implicit && !self.unit.open,
+            pending: !self.pending.is_empty(),
+        };
         // The end of this text ends the implicit transaction of the messages before it.
         let first = analysis.statements.first();
-        if position.pending && context != Context::Block && let Some(first) = first {
+        if position.pending
+            && context != Context::Block
+            && let Some(first) = first
+        {
             self.rewrite_pending(first.span.0, &mut rewriter, &mut position);
         }
         let alone = analysis.statements.len() == 1;
@@ -165,7 +182,14 @@ impl Session {
         position.fresh = false;
     }
 
-    fn rewrite_statement(&mut self, statement: &Statement, alone: bool, rewriter: &mut Rewriter<'_>, position: &mut Position, out: &mut Output) {
+    fn rewrite_statement(
+        &mut self,
+        statement: &Statement,
+        alone: bool,
+        rewriter: &mut Rewriter<'_>,
+        position: &mut Position,
+        out: &mut Output,
+    ) {
         let (start, end) = statement.span;
         let act = self.act(statement);
         if matches!(act, Act::Control(Control::Rollback { .. } | Control::RollbackTo)) {
@@ -207,7 +231,13 @@ impl Session {
         }
     }
 
-    fn rewrite_measured(&self, reason: UnknownReason, (start, end): (usize, usize), rewriter: &mut Rewriter<'_>, out: &mut Output) {
+    fn rewrite_measured(
+        &self,
+        reason: UnknownReason,
+        (start, end): (usize, usize),
+        rewriter: &mut Rewriter<'_>,
+        out: &mut Output,
+    ) {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         rewriter.before(start, &self.injector.measure_begin_sql());
@@ -224,11 +254,20 @@ impl Session {
             return ClientStep::Hold;
         }
         out.events.push(Event::Statement(StatementClass::NotAtomic));
-        out.events.push(Event::Measured(if self.settings.lexable { UnknownReason::TooLong } else { UnknownReason::Encoding }));
+        out.events.push(Event::Measured(if self.settings.lexable {
+            UnknownReason::TooLong
+        } else {
+            UnknownReason::Encoding
+        }));
         out.to_server.extend_from_slice(self.injector.bump_all());
         self.push_injected(Purpose::BumpAll);
         self.note_ddl(out);
-        self.relay_query(QueryRequest { changes_block: true, ddl: true, bump_all_after: true, ..QueryRequest::default() })
+        self.relay_query(QueryRequest {
+            changes_block: true,
+            ddl: true,
+            bump_all_after: true,
+            ..QueryRequest::default()
+        })
     }
 }
 

@@ -90,10 +90,13 @@ impl Metrics {
             };
             describe(&recorder, KeyName::from_const_str(name), unit, SharedString::const_str(meaning));
         }
-        let counter = |name: &'static str, labels: Vec<Label>| recorder.register_counter(&Key::from_parts(name, labels), &METADATA);
+        let counter = |name: &'static str, labels: Vec<Label>| {
+            recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+        };
         let plain = |name: &'static str| counter(name, Vec::new());
         let bumps = |kind: &'static str| counter("turnstile_bumps_total", vec![Label::new("kind", kind)]);
-        let latency = || Mutex::new(Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 2).expect("the bounds are constants"));
+        let latency =
+            || Mutex::new(Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 2).expect("the bounds are constants"));
         Self {
             connections: recorder.register_gauge(&Key::from_static_name("turnstile_connections"), &METADATA),
             accepted: plain("turnstile_connections_total"),
@@ -106,7 +109,10 @@ impl Metrics {
             measured: UnknownReason::ALL
                 .iter()
                 .map(|reason| {
-                    (*reason, counter("turnstile_measured_statements_total", vec![Label::new("reason", reason.label())]))
+                    (
+                        *reason,
+                        counter("turnstile_measured_statements_total", vec![Label::new("reason", reason.label())]),
+                    )
                 })
                 .collect(),
             unparsed: plain("turnstile_unparsed_statements_total"),
@@ -214,7 +220,7 @@ impl Metrics {
     }
 }
 
-fn count<K: PartialEq>(counters: &[(K, Counter)], key: K) {
+fn count<K: PartialEq + Copy>(counters: &[(K, Counter)], key: K) {
     if let Some((_, counter)) = counters.iter().find(|(known, _)| *known == key) {
         counter.increment(1);
     }

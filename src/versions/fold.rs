@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::loader::{Database, error_words, pg_words};
+use crate::catalog::control::ControlError;
+use crate::catalog::loader::Database;
 use crate::config::Config;
 use crate::limits;
 use crate::telemetry::metrics::Metrics;
@@ -41,12 +42,9 @@ pub async fn run(database: Arc<Database>, config: Arc<Config>, metrics: Arc<Metr
 }
 
 /// Log rows folded; 0 when there was nothing to do or another folder is at work.
-async fn fold_once(database: &Database) -> Result<u64, String> {
-    let client = database.pool().get().await.map_err(|error| error_words(&error))?;
-    let row = client
-        .query_one("SELECT turbo.fn_fold($1)", &[&limits::FOLD_ROWS_MAX])
-        .await
-        .map_err(|error| pg_words(&error))?;
-    let rows: i32 = row.try_get(0).map_err(|error| pg_words(&error))?;
+async fn fold_once(database: &Database) -> Result<u64, ControlError> {
+    let client = database.pool().get().await?;
+    let row = client.query_one("SELECT turbo.fn_fold($1)", &[&limits::FOLD_ROWS_MAX]).await?;
+    let rows: i32 = row.try_get(0)?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }

@@ -65,7 +65,7 @@ impl fmt::Display for SchemaState {
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// The server refused.
-    #[error("{}", crate::catalog::loader::pg_words(.0))]
+    #[error("{}", crate::catalog::control::pg_words(.0))]
     Server(#[from] tokio_postgres::Error),
     /// What is there must not be touched.
     #[error("{0}")]

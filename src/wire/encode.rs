@@ -22,14 +22,8 @@ pub fn parse(name: &str, sql: &str, types: &[u32], out: &mut Vec<u8>) {
 
 /// Bind of a named portal to a named statement, parameters and results in text format.
 pub fn bind(portal: &str, statement: &str, parameters: &[Option<&str>], out: &mut Vec<u8>) {
-    let parameters = parameters
-        .iter()
-        .map(|value| value.map(|text| Bytes::copy_from_slice(text.as_bytes())))
-        .collect();
-    append(
-        &Bind::new(Some(portal.into()), Some(statement.into()), Vec::new(), parameters, Vec::new()),
-        out,
-    );
+    let parameters = parameters.iter().map(|value| value.map(|text| Bytes::copy_from_slice(text.as_bytes()))).collect();
+    append(&Bind::new(Some(portal.into()), Some(statement.into()), Vec::new(), parameters, Vec::new()), out);
 }
 
 /// Execute of a named portal, all rows.
@@ -139,10 +133,7 @@ mod tests {
         assert_eq!(encoded(|out| close_portal("p", out)), b"C\0\0\0\x07Pp\0");
         assert_eq!(encoded(|out| query(b"X", out)), b"Q\0\0\0\x06X\0");
         assert_eq!(encoded(|out| query(b"\xff", out)), b"Q\0\0\0\x06\xff\0");
-        assert_eq!(
-            encoded(|out| fatal("57P01", "m", "", out)),
-            b"E\0\0\0\x1dSFATAL\0VFATAL\0C57P01\0Mm\0\0"
-        );
+        assert_eq!(encoded(|out| fatal("57P01", "m", "", out)), b"E\0\0\0\x1dSFATAL\0VFATAL\0C57P01\0Mm\0\0");
         assert_eq!(
             encoded(|out| error_with_position(b'E', b"C42601\0P120\0Mx\0\0", 7, out)),
             b"E\0\0\0\x12C42601\0P7\0Mx\0\0"

@@ -46,7 +46,8 @@ mod tests {
     #[test]
     fn header_rows() {
         let whole = |message_type, body_bytes| Ok(Some(FrameHeader { message_type, body_bytes }));
-        let rows: &[(&[u8], Result<Option<FrameHeader>, WireError>)] = &[
+        type Row = (&'static [u8], Result<Option<FrameHeader>, WireError>);
+        let rows: &[Row] = &[
             (b"", Ok(None)),
             (b"Q", Ok(None)),
             (b"Q\0\0\0", Ok(None)),

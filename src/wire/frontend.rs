@@ -45,10 +45,7 @@ impl<'a> Parse<'a> {
     #[must_use]
     pub fn parameter_type(&self, number: u16) -> u32 {
         let at = usize::from(number).saturating_sub(1).saturating_mul(4);
-        self.types
-            .get(at..at.saturating_add(4))
-            .and_then(|oid| oid.try_into().ok())
-            .map_or(0, u32::from_be_bytes)
+        self.types.get(at..at.saturating_add(4)).and_then(|oid| oid.try_into().ok()).map_or(0, u32::from_be_bytes)
     }
 
     /// The declared types as sent: four bytes each.

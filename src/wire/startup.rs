@@ -57,11 +57,7 @@ pub fn packet_bytes(bytes: &[u8]) -> Result<Option<usize>, WireError> {
     let got = i32::from_be_bytes(*length);
     match usize::try_from(got) {
         Ok(length) if (STARTUP_BYTES_MIN..=STARTUP_BYTES_MAX).contains(&length) => Ok(Some(length)),
-        _ => Err(WireError::StartupLength {
-            got: i64::from(got),
-            min: STARTUP_BYTES_MIN,
-            max: STARTUP_BYTES_MAX,
-        }),
+        _ => Err(WireError::StartupLength { got: i64::from(got), min: STARTUP_BYTES_MIN, max: STARTUP_BYTES_MAX }),
     }
 }
 
@@ -129,10 +125,9 @@ mod tests {
 
     #[test]
     fn length_rows() {
-        let refused = |got| {
-            Err(WireError::StartupLength { got, min: STARTUP_BYTES_MIN, max: STARTUP_BYTES_MAX })
-        };
-        let rows: &[(&[u8], Result<Option<usize>, WireError>)] = &[
+        let refused = |got| Err(WireError::StartupLength { got, min: STARTUP_BYTES_MIN, max: STARTUP_BYTES_MAX });
+        type Row = (&'static [u8], Result<Option<usize>, WireError>);
+        let rows: &[Row] = &[
             (b"", Ok(None)),
             (b"\0\0\0", Ok(None)),
             (b"\0\0\0\x08", Ok(Some(8))),
@@ -152,12 +147,7 @@ mod tests {
     fn packet_rows() {
         let v3 = 196_608;
         let message = |user, database, replication| {
-            Ok(StartupPacket::Startup(StartupMessage {
-                version: (3, 0),
-                user,
-                database,
-                replication,
-            }))
+            Ok(StartupPacket::Startup(StartupMessage { version: (3, 0), user, database, replication }))
         };
         let rows: &[(u32, &[u8], Result<StartupPacket<'static>, WireError>)] = &[
             (SSL_REQUEST, b"", Ok(StartupPacket::SslRequest)),

@@ -1,1 +1,125 @@
-//! x
+//! Start, drain, servers that go away.
+
+use std::time::Duration;
+
+use crate::support::wire::{Wire, query, startup, transcript};
+use crate::support::{Env, Route, Setup, T1, eventually, try_connect};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_lets_transactions_end() {
+    let mut env = Env::new(Route::Direct).await;
+    let mut idle = Wire::login(env.port);
+    let mut busy = Wire::login(env.port);
+    busy.ask(&query("BEGIN"));
+    busy.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')")));
+    let running = env.running.take().unwrap();
+    let admin = running.admin.unwrap();
+    let shutdown = tokio::spawn(running.shutdown());
+    let farewell = transcript(&idle.until_ready());
+    assert_eq!(farewell, "E(57P01 terminating connection due to administrator command)");
+    assert!(idle.next().is_none());
+    assert!(try_connect(env.port, "postgres").await.is_err(), "no new clients");
+    assert_eq!(http(admin, "/ready").await, (503, "draining\n".into()));
+    assert_eq!(busy.ask(&query("COMMIT")), "C(COMMIT) ZI");
+    let farewell = transcript(&busy.until_ready());
+    assert_eq!(farewell, "E(57P01 terminating connection due to administrator command)");
+    tokio::time::timeout(Duration::from_secs(20), shutdown).await.unwrap().unwrap();
+    let row = env.direct.query_one("SELECT count(*) FROM tv_user", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_is_bounded() {
+    let mut env = Env::with(Setup { config: "drain_timeout_ms = 100".into(), ..Setup::default() }).await;
+    let mut busy = Wire::login(env.port);
+    busy.ask(&query("BEGIN"));
+    tokio::time::timeout(Duration::from_secs(10), env.running.take().unwrap().shutdown()).await.unwrap();
+    assert_eq!(transcript(&busy.until_ready()), "E(57P01 terminating connection due to administrator command)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_is_reported_once() {
+    let mut env = Env::new(Route::Direct).await;
+    let mut wire = Wire::login(env.port);
+    wire.send(&query("SELECT pg_sleep(60)"));
+    eventually("the statement runs", async || {
+        env.direct
+            .query_one("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", &[])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 1
+    })
+    .await;
+    env.direct
+        .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'", &[])
+        .await
+        .unwrap();
+    let answer = transcript(&wire.until_ready());
+    assert_eq!(answer, "T E(57P01 terminating connection due to administrator command)");
+    assert!(wire.next().is_none());
+
+    // The whole server goes away and comes back.
+    let mut wire = Wire::login(env.port);
+    env.cluster.kill().unwrap();
+    let last = transcript(&wire.until_ready());
+    assert!(last.is_empty() || last.contains("(57P0"), "{last}");
+    let mut wire = Wire::dial(env.port);
+    wire.send(&startup(&[("user", "postgres"), ("database", "postgres")]));
+    let refused = transcript(&wire.until_ready());
+    assert!(refused.starts_with("E(08001 turnstile cannot reach the server"), "{refused}");
+    env.cluster.restart().unwrap();
+    let mut wire = Wire::login(env.port);
+    assert!(wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')"))).starts_with("C(INSERT 0 1)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_limited() {
+    let env = Env::with(Setup { config: "connections_max = 2".into(), ..Setup::default() }).await;
+    let _first = Wire::login(env.port);
+    let second = Wire::login(env.port);
+    let mut third = Wire::dial(env.port);
+    third.send(&startup(&[("user", "postgres"), ("database", "postgres")]));
+    assert_eq!(transcript(&third.until_ready()), "E(53300 sorry, too many clients already)");
+    drop(second);
+    eventually("a place is free", async || try_connect(env.port, "postgres").await.is_ok()).await;
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admin_endpoints() {
+    let env = Env::new(Route::Direct).await;
+    let admin = env.running.as_ref().unwrap().admin.unwrap();
+    let mut wire = Wire::login(env.port);
+    wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')")));
+    wire.ask(&query("SELECT app.write_two(2)"));
+    wire.ask(&query("FROBNICATE"));
+    assert_eq!(http(admin, "/live").await, (200, "live\n".into()));
+    assert_eq!(http(admin, "/ready").await, (200, "ready\n".into()));
+    let (status, text) = http(admin, "/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "turnstile_connections 1",
+        "turnstile_statements_total{class=\"write\"} 1",
+        "turnstile_statements_total{class=\"measured\"} 2",
+        "turnstile_measured_statements_total{reason=\"function_call\"} 1",
+        "turnstile_unparsed_statements_total 1",
+        "turnstile_schema_installed{database=\"postgres\"} 1",
+        "turnstile_added_latency_seconds{quantile=\"0.99\"}",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+    env.cluster.kill().unwrap();
+    assert_eq!(http(admin, "/ready").await.0, 503);
+}
+
+/// Status and body of a GET.
+async fn http(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+}

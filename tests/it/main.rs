@@ -1,5 +1,11 @@
 //! Against real servers: PostgreSQL, PgBouncer, psql. Each test starts its own private cluster.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::too_many_lines,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 mod bad_input;
 mod cancel;

@@ -1,1 +1,109 @@
-//! x
+//! The turbo schema: install, upgrade, uninstall, and databases without it.
+
+use turnstile::versions::{self, SchemaError, SchemaState};
+
+use crate::support::wire::{Wire, query};
+use crate::support::{Env, Route, Setup, T1};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_is_idempotent_and_uninstall_leaves_nothing() {
+    let env = Env::with(Setup { tables: false, ..Setup::default() }).await;
+    let objects = async || -> i64 {
+        let count = "SELECT (SELECT count(*) FROM pg_class WHERE relnamespace > 16000) + (SELECT count(*) FROM pg_proc WHERE oid > 16000)";
+        env.direct.query_one(count, &[]).await.unwrap().get(0)
+    };
+    let before = objects().await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Absent);
+    versions::install(&env.direct).await.unwrap();
+    versions::install(&env.direct).await.unwrap();
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Current);
+
+    env.direct("CREATE VIEW mine AS SELECT * FROM turbo.tb_domain_version").await;
+    let refused = versions::uninstall(&env.direct).await.unwrap_err();
+    assert!(matches!(&refused, SchemaError::InUse(names) if names == "mine"), "{refused}");
+    env.direct("DROP VIEW mine").await;
+
+    env.direct("UPDATE turbo.tb_schema_migration SET checksum = 'x'").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Different(1));
+    env.direct("INSERT INTO turbo.tb_schema_migration (version, name, checksum) VALUES (99, 'x', 'x')").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Different(1));
+    env.direct("DELETE FROM turbo.tb_schema_migration WHERE version = 1").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Newer(99));
+
+    versions::uninstall(&env.direct).await.unwrap();
+    versions::uninstall(&env.direct).await.unwrap();
+    assert_eq!(objects().await, before);
+    env.direct("CREATE SCHEMA turbo").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Foreign);
+    assert!(matches!(versions::install(&env.direct).await, Err(SchemaError::State(SchemaState::Foreign))));
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_schema_everything_is_relayed_and_a_gauge_says_so() {
+    let env = Env::with(Setup { tables: false, ..Setup::default() }).await;
+    env.direct("CREATE TABLE tv_user (id int, tenant_id uuid)").await;
+    let mut wire = Wire::login(env.port);
+    assert_eq!(wire.ask(&query("INSERT INTO tv_user VALUES (1)")), "C(INSERT 0 1) ZI");
+    assert!(
+        env.running.as_ref().unwrap().metrics.render().contains("turnstile_schema_installed{database=\"postgres\"} 0")
+    );
+
+    // Installed while sessions run: from then on versions move.
+    versions::install(&env.direct).await.unwrap();
+    env.settle_catalog().await;
+    let (_, moved) = env.moved(async { wire.ask(&query("INSERT INTO tv_user VALUES (2)")) }).await;
+    assert_eq!(moved, "user: * +1");
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_installs_where_it_is_asked_to() {
+    let env = Env::with(Setup { tables: false, config: "install = true".into(), ..Setup::default() }).await;
+    let mut wire = Wire::login(env.port);
+    wire.ask(&query("CREATE TABLE tv_user (id int, tenant_id uuid)"));
+    let (_, moved) = env.moved(async { wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')"))) }).await;
+    assert!(moved.starts_with("user: "), "{moved}");
+    env.stop().await;
+}
+
+/// Views, functions and tables for readers, as documented.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_for_readers() {
+    let env = Env::new(Route::Direct).await;
+    let columns = env
+        .direct
+        .query_one(
+            "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute \
+             WHERE attrelid = 'turbo.tb_domain_version'::regclass AND attnum > 0",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(
+        columns.get::<_, String>(0),
+        "tenant_id uuid, domain text, version bigint, last_modified timestamp with time zone, modified_by text, change_summary text"
+    );
+    let mut wire = Wire::login(env.port);
+    wire.ask(&query("SET app.user_id = 'ada'"));
+    wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')")));
+    let row = env
+        .direct
+        .query_one("SELECT modified_by, last_modified IS NOT NULL, version FROM turbo.tb_domain_version WHERE domain = 'user' AND tenant_id = $1", &[&T1.parse::<uuid::Uuid>().unwrap()])
+        .await
+        .unwrap();
+    assert_eq!((row.get::<_, String>(0), row.get::<_, bool>(1), row.get::<_, i64>(2)), ("ada".into(), true, 1));
+
+    // A role without any grant reads versions, and cannot write them.
+    env.direct("CREATE ROLE reader LOGIN").await;
+    let (reader, connection) =
+        tokio_postgres::connect(&env.cluster.url("postgres").replace("postgres@", "reader@"), tokio_postgres::NoTls)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    reader.query("SELECT * FROM turbo.tb_domain_version", &[]).await.unwrap();
+    reader.query("SELECT turbo.fn_domain_version(NULL, 'user')", &[]).await.unwrap();
+    assert!(reader.execute("DELETE FROM turbo.tb_bump", &[]).await.is_err());
+    assert!(reader.execute("SELECT turbo.fn_fold(1)", &[]).await.is_err());
+    env.stop().await;
+}

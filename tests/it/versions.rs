@@ -6,7 +6,10 @@ use crate::support::{Env, ROUTES, Route, Setup, T1, T2, connect};
 /// One simple-query text a row, and what it moves.
 const TEXTS: &[(&str, &str)] = &[
     ("INSERT INTO tv_user VALUES (1, '11111111-1111-1111-1111-111111111111', 'a')", "user: T1 +1"),
-    ("INSERT INTO tv_user SELECT i, '11111111-1111-1111-1111-111111111111' FROM generate_series(1001, 2000) i", "user: * +1"),
+    (
+        "INSERT INTO tv_user SELECT i, '11111111-1111-1111-1111-111111111111' FROM generate_series(1001, 2000) i",
+        "user: * +1",
+    ),
     (
         "INSERT INTO tv_user VALUES (2, '11111111-1111-1111-1111-111111111111'), (3, '22222222-2222-2222-2222-222222222222')",
         "user: T1 +1, T2 +1",
@@ -17,17 +20,35 @@ const TEXTS: &[(&str, &str)] = &[
          UPDATE tv_user SET name = 'b' WHERE id = 4 AND tenant_id = '11111111-1111-1111-1111-111111111111'",
         "post: T2 +1; user: T1 +2",
     ),
-    ("UPDATE tv_user SET name = 'c' WHERE tenant_id = '11111111-1111-1111-1111-111111111111' AND id = 1", "user: T1 +1"),
-    ("UPDATE tv_user SET tenant_id = '22222222-2222-2222-2222-222222222222' WHERE tenant_id = '11111111-1111-1111-1111-111111111111' AND id = 1", "user: T1 +1, T2 +1"),
+    (
+        "UPDATE tv_user SET name = 'c' WHERE tenant_id = '11111111-1111-1111-1111-111111111111' AND id = 1",
+        "user: T1 +1",
+    ),
+    (
+        "UPDATE tv_user SET tenant_id = '22222222-2222-2222-2222-222222222222' WHERE tenant_id = '11111111-1111-1111-1111-111111111111' AND id = 1",
+        "user: T1 +1, T2 +1",
+    ),
     ("UPDATE tv_user SET name = 'none' WHERE id = -1", ""),
     ("UPDATE ONLY tv_user SET name = 'only' WHERE id = 1", "user: * +1"),
     ("DELETE FROM tv_user WHERE id = 1 -- the end", "user: * +1"),
     ("DELETE FROM tv_user WHERE id = 1;", ""),
     ("INSERT INTO tv_user VALUES (2, '11111111-1111-1111-1111-111111111111') ON CONFLICT DO NOTHING", ""),
-    ("INSERT INTO tv_user VALUES (2, '11111111-1111-1111-1111-111111111111') ON CONFLICT (id) DO UPDATE SET name = 'up'", "user: * +1"),
-    ("MERGE INTO tv_user t USING (SELECT 2 AS id) s ON t.id = s.id WHEN MATCHED THEN UPDATE SET name = 'm'", "user: * +1"),
-    ("WITH d AS (DELETE FROM tv_user WHERE id = 2 RETURNING *) INSERT INTO tv_post SELECT 100 + id, tenant_id FROM d", "post: * +1; user: * +1"),
-    ("WITH d AS (DELETE FROM tv_user WHERE id = -2 RETURNING *) INSERT INTO tv_post SELECT 100 + id, tenant_id FROM d", ""),
+    (
+        "INSERT INTO tv_user VALUES (2, '11111111-1111-1111-1111-111111111111') ON CONFLICT (id) DO UPDATE SET name = 'up'",
+        "user: * +1",
+    ),
+    (
+        "MERGE INTO tv_user t USING (SELECT 2 AS id) s ON t.id = s.id WHEN MATCHED THEN UPDATE SET name = 'm'",
+        "user: * +1",
+    ),
+    (
+        "WITH d AS (DELETE FROM tv_user WHERE id = 2 RETURNING *) INSERT INTO tv_post SELECT 100 + id, tenant_id FROM d",
+        "post: * +1; user: * +1",
+    ),
+    (
+        "WITH d AS (DELETE FROM tv_user WHERE id = -2 RETURNING *) INSERT INTO tv_post SELECT 100 + id, tenant_id FROM d",
+        "",
+    ),
     ("INSERT INTO tv_plain VALUES (1, 'a')", "plain: * +1"),
     ("TRUNCATE tv_plain", "plain: * +1"),
     ("COPY (INSERT INTO tv_plain VALUES (2, 'b') RETURNING *) TO STDOUT", "plain: * +1"),
@@ -131,8 +152,19 @@ async fn the_same_inside_a_block_and_extended() {
         assert_eq!(moved, "", "{route:?}");
 
         // Extended, implicit transaction; three statements before one Sync.
-        let (answer, moved) =
-            env.moved(async { wire.ask(&[unnamed(&insert(20), &[]), unnamed(&insert(21), &[]), unnamed("SELECT app.write_two(22)", &[]), sync()].concat()) }).await;
+        let (answer, moved) = env
+            .moved(async {
+                wire.ask(
+                    &[
+                        unnamed(&insert(20), &[]),
+                        unnamed(&insert(21), &[]),
+                        unnamed("SELECT app.write_two(22)", &[]),
+                        sync(),
+                    ]
+                    .concat(),
+                )
+            })
+            .await;
         assert_eq!(answer, "1 2 C(INSERT 0 1) 1 2 C(INSERT 0 1) 1 2 D(22) C(SELECT 1) ZI", "{route:?}");
         assert_eq!(moved, "post: * +1; user: * +1, T1 +3", "{route:?}");
 
@@ -140,19 +172,24 @@ async fn the_same_inside_a_block_and_extended() {
         let zero = unnamed("UPDATE tv_user SET name = 'z' WHERE id = -1", &[]);
         let (_, moved) = env.moved(async { wire.ask(&[zero.clone(), sync()].concat()) }).await;
         assert_eq!(moved, "", "{route:?}");
-        let (_, moved) = env.moved(async { wire.ask(&[zero.clone(), unnamed(&insert(30), &[]), zero, sync()].concat()) }).await;
+        let (_, moved) =
+            env.moved(async { wire.ask(&[zero.clone(), unnamed(&insert(30), &[]), zero, sync()].concat()) }).await;
         assert_eq!(moved, "user: T1 +1", "{route:?}");
 
         // Bound tenants, text and binary.
         let by_parameter = "INSERT INTO tv_user VALUES ($1, $2)";
         let (_, moved) = env.moved(async { wire.ask(&[unnamed(by_parameter, &["40", T2]), sync()].concat()) }).await;
         assert_eq!(moved, "user: T2 +1", "{route:?}");
-        let binary = [parse("", by_parameter), bind_binary("", &[&41_i32.to_be_bytes(), &[0x11; 16]]), execute("", 0), sync()].concat();
+        let binary =
+            [parse("", by_parameter), bind_binary("", &[&41_i32.to_be_bytes(), &[0x11; 16]]), execute("", 0), sync()]
+                .concat();
         let (answer, moved) = env.moved(async { wire.ask(&binary) }).await;
         assert_eq!(moved, "user: T1 +1", "{route:?} {answer}");
 
         // An error later in the batch takes the bump with it.
-        let (_, moved) = env.moved(async { wire.ask(&[unnamed(&insert(50), &[]), unnamed("SELECT 1/0", &[]), sync()].concat()) }).await;
+        let (_, moved) = env
+            .moved(async { wire.ask(&[unnamed(&insert(50), &[]), unnamed("SELECT 1/0", &[]), sync()].concat()) })
+            .await;
         assert_eq!(moved, "", "{route:?}");
 
         // A client that waits for replies before it sends Sync.
@@ -166,15 +203,35 @@ async fn the_same_inside_a_block_and_extended() {
         assert_eq!(moved, "user: T1 +1", "{route:?}");
 
         // BEGIN, write and COMMIT before one Sync (psycopg's pipeline mode).
-        let pipeline = [unnamed("BEGIN", &[]), unnamed(&insert(70), &[]), unnamed("UPDATE tv_post SET title = 'x' WHERE id = -1", &[]), unnamed("COMMIT", &[]), sync()].concat();
+        let pipeline = [
+            unnamed("BEGIN", &[]),
+            unnamed(&insert(70), &[]),
+            unnamed("UPDATE tv_post SET title = 'x' WHERE id = -1", &[]),
+            unnamed("COMMIT", &[]),
+            sync(),
+        ]
+        .concat();
         let (answer, moved) = env.moved(async { wire.ask(&pipeline) }).await;
         assert_eq!(answer, "1 2 C(BEGIN) 1 2 C(INSERT 0 1) 1 2 C(UPDATE 0) 1 2 C(COMMIT) ZI", "{route:?}");
         assert_eq!(moved, "user: T1 +1", "{route:?}");
 
         // Several Syncs in flight.
-        let flight = [unnamed("BEGIN", &[]), sync(), unnamed(&insert(80), &[]), sync(), unnamed("COMMIT", &[]), sync(), unnamed(&insert(81), &[]), sync()].concat();
+        let flight = [
+            unnamed("BEGIN", &[]),
+            sync(),
+            unnamed(&insert(80), &[]),
+            sync(),
+            unnamed("COMMIT", &[]),
+            sync(),
+            unnamed(&insert(81), &[]),
+            sync(),
+        ]
+        .concat();
         let (answer, moved) = env.moved(async { wire.ask_many(&flight, 4) }).await;
-        assert_eq!(answer, "1 2 C(BEGIN) ZT | 1 2 C(INSERT 0 1) ZT | 1 2 C(COMMIT) ZI | 1 2 C(INSERT 0 1) ZI", "{route:?}");
+        assert_eq!(
+            answer, "1 2 C(BEGIN) ZT | 1 2 C(INSERT 0 1) ZT | 1 2 C(COMMIT) ZI | 1 2 C(INSERT 0 1) ZI",
+            "{route:?}"
+        );
         assert_eq!(moved, "user: T1 +2", "{route:?}");
 
         // Suspended portal: one write, at its first Execute.
@@ -190,7 +247,10 @@ async fn the_same_inside_a_block_and_extended() {
         ]
         .concat();
         let (answer, moved) = env.moved(async { wire.ask(&suspended) }).await;
-        assert_eq!(answer, "1 2 C(BEGIN) 1 2 D(90) D(91) s D(92) D(93) s D(94) C(INSERT 0 1) 1 2 C(COMMIT) ZI", "{route:?}");
+        assert_eq!(
+            answer, "1 2 C(BEGIN) 1 2 D(90) D(91) s D(92) D(93) s D(94) C(INSERT 0 1) 1 2 C(COMMIT) ZI",
+            "{route:?}"
+        );
         assert_eq!(moved, "user: * +1", "{route:?}");
         env.stop().await;
     }
@@ -204,7 +264,8 @@ async fn named_statements_live_as_long_as_the_client_wants() {
         wire.ask(&[parse("ins", "INSERT INTO tv_user VALUES ($1, $2)"), sync()].concat());
         for round in 1..=3 {
             let id = round.to_string();
-            let (answer, moved) = env.moved(async { wire.ask(&[bind("", "ins", &[&id, T1]), execute("", 0), sync()].concat()) }).await;
+            let (answer, moved) =
+                env.moved(async { wire.ask(&[bind("", "ins", &[&id, T1]), execute("", 0), sync()].concat()) }).await;
             assert_eq!((answer.as_str(), moved.as_str()), ("2 C(INSERT 0 1) ZI", "user: T1 +1"), "{route:?}");
         }
         // A Parse that fails does not replace the statement; Close does.
@@ -213,7 +274,8 @@ async fn named_statements_live_as_long_as_the_client_wants() {
             let answer = wire.ask(&[parse("ins", "SELECT 1"), sync()].concat());
             assert!(answer.starts_with("E(42P05"), "{answer}");
         }
-        let (_, moved) = env.moved(async { wire.ask(&[bind("", "ins", &["9", T2]), execute("", 0), sync()].concat()) }).await;
+        let (_, moved) =
+            env.moved(async { wire.ask(&[bind("", "ins", &["9", T2]), execute("", 0), sync()].concat()) }).await;
         assert_eq!(moved, "user: T2 +1", "{route:?}");
         wire.ask(&[close('S', "ins"), parse("ins", "DELETE FROM tv_post"), sync()].concat());
         let (_, moved) = env.moved(async { wire.ask(&[bind("", "ins", &[]), execute("", 0), sync()].concat()) }).await;
@@ -235,7 +297,10 @@ async fn drivers_and_psql() {
                     client.execute("INSERT INTO tv_user VALUES ($1, $2)", &[&1_i32, &tenant]).await.unwrap();
                     client.query("SELECT app.write_two($1)", &[&2_i32]).await.unwrap();
                     let transaction = client.transaction().await.unwrap();
-                    transaction.execute("UPDATE tv_user SET name = $1 WHERE tenant_id = $2", &[&"n", &tenant]).await.unwrap();
+                    transaction
+                        .execute("UPDATE tv_user SET name = $1 WHERE tenant_id = $2", &[&"n", &tenant])
+                        .await
+                        .unwrap();
                     transaction.rollback().await.unwrap();
                 } else {
                     client.batch_execute(&format!("INSERT INTO tv_user VALUES (1, '{T1}')")).await.unwrap();
@@ -251,7 +316,11 @@ async fn drivers_and_psql() {
                 "INSERT INTO tv_user VALUES (10, '{T1}');\nSELECT app.read_only(0);\n\\copy tv_post from stdin\n11\t{T2}\ta\n12\t{T2}\tb\n\\.\nBEGIN;\nDELETE FROM tv_post;\nROLLBACK;\nSELECT 'done';\n"
             )))
             .await;
-        assert_eq!((out.as_str(), err.as_str()), ("INSERT 0 1\n3\nCOPY 2\nBEGIN\nDELETE 3\nROLLBACK\ndone\n", ""), "{route:?}");
+        assert_eq!(
+            (out.as_str(), err.as_str()),
+            ("INSERT 0 1\n3\nCOPY 2\nBEGIN\nDELETE 3\nROLLBACK\ndone\n", ""),
+            "{route:?}"
+        );
         assert_eq!(moved, "post: * +1; user: T1 +1", "{route:?}");
         env.stop().await;
     }
@@ -304,7 +373,13 @@ async fn a_transaction_reads_its_own_bumps() {
 async fn versions_stay_while_the_log_is_folded() {
     let env = Env::with(Setup { config: "[control]\nfold_interval_ms = 10".into(), ..Setup::default() }).await;
     let mut wire = Wire::login(env.port);
-    let version = async || -> i64 { env.direct.query_one("SELECT turbo.fn_domain_version($1, 'user')", &[&T1.parse::<uuid::Uuid>().unwrap()]).await.unwrap().get(0) };
+    let version = async || -> i64 {
+        env.direct
+            .query_one("SELECT turbo.fn_domain_version($1, 'user')", &[&T1.parse::<uuid::Uuid>().unwrap()])
+            .await
+            .unwrap()
+            .get(0)
+    };
     for id in 1..=200 {
         wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}')")));
         assert_eq!(version().await, id);
@@ -325,7 +400,11 @@ async fn versions_stay_while_the_log_is_folded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_session_setting_names_the_tenant_where_it_is_trusted() {
-    let env = Env::with(Setup { config: "[tenant]\ntrust_setting = true\nsettings = [\"app.tenant_id\", \"app.org\"]".into(), ..Setup::default() }).await;
+    let env = Env::with(Setup {
+        config: "[tenant]\ntrust_setting = true\nsettings = [\"app.tenant_id\", \"app.org\"]".into(),
+        ..Setup::default()
+    })
+    .await;
     let mut wire = Wire::login(env.port);
     wire.ask(&query(&format!("SET app.org = '{T2}'")));
     let (_, moved) = env.moved(async { wire.ask(&query("SELECT app.write_two(1)")) }).await;
@@ -404,7 +483,8 @@ async fn procedures_that_commit_inside_run_alone() {
         let (answer, moved) = env.moved(async { wire.ask(&query("CALL app.commits(1)")) }).await;
         assert_eq!(answer, "C(CALL) ZI", "{route:?}");
         assert!(moved.contains("user: * +1") && moved.contains("post: * +1"), "{moved}");
-        let (answer, moved) = env.moved(async { wire.ask(&[unnamed("CALL app.commits(2)", &[]), sync()].concat()) }).await;
+        let (answer, moved) =
+            env.moved(async { wire.ask(&[unnamed("CALL app.commits(2)", &[]), sync()].concat()) }).await;
         assert_eq!(answer, "1 2 C(CALL) ZI", "{route:?}");
         assert!(moved.contains("user: * +1") && moved.contains("post: * +1"), "{moved}");
         // In a block it fails as it does without us.

@@ -1,1 +1,155 @@
-//! x
+//! Catalog and measurement against a real server: what a statement drags along.
+
+use crate::support::wire::{Wire, query, sync, unnamed};
+use crate::support::{Env, Route, Setup, T1};
+
+const OBJECTS: &str = "
+    CREATE TABLE tb_source (id int PRIMARY KEY, tenant_id uuid);
+    CREATE TABLE tv_copy (id int PRIMARY KEY, tenant_id uuid);
+    CREATE FUNCTION to_copy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_copy VALUES (NEW.id, NEW.tenant_id); RETURN NEW; END $$;
+    CREATE TRIGGER copy AFTER INSERT ON tb_source FOR EACH ROW EXECUTE FUNCTION to_copy();
+    CREATE TABLE tb_owner (id int PRIMARY KEY);
+    CREATE TABLE tv_owned (id int PRIMARY KEY, owner int REFERENCES tb_owner ON DELETE CASCADE);
+    CREATE TABLE tv_parts (id int, tenant_id uuid) PARTITION BY RANGE (id);
+    CREATE TABLE parts_low PARTITION OF tv_parts FOR VALUES FROM (0) TO (100);
+    CREATE TABLE tv_parts_high PARTITION OF tv_parts FOR VALUES FROM (100) TO (200);
+    CREATE TABLE tb_ruled (id int);
+    CREATE RULE ruled AS ON INSERT TO tb_ruled DO ALSO INSERT INTO tv_plain VALUES (NEW.id);
+    CREATE VIEW v_user AS SELECT * FROM tv_user;
+    CREATE FUNCTION stable_writer(n int) RETURNS int LANGUAGE sql STABLE AS $$ SELECT app.write_two(n) $$;
+    CREATE VIEW v_writer AS SELECT app.write_two(700) AS n;
+    CREATE TABLE tb_default (id int DEFAULT app.write_two(701), x int);
+    CREATE MATERIALIZED VIEW tv_summary AS SELECT count(*) AS n FROM tv_user;
+    CREATE FUNCTION swallow(n int) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN
+        BEGIN INSERT INTO tv_plain VALUES (n); RAISE EXCEPTION 'undo'; EXCEPTION WHEN OTHERS THEN RETURN 'undone'; END;
+    END $$;
+    CREATE FUNCTION atomic_writer(n int) RETURNS void LANGUAGE sql BEGIN ATOMIC INSERT INTO tv_plain VALUES (n); END;
+    INSERT INTO tb_owner VALUES (1); INSERT INTO tv_owned VALUES (1, 1);
+";
+
+/// Statements and what they move. Written through the root, a partition of a domain of its own moves
+/// it only if it was written.
+const ROWS: &[(&str, &str)] = &[
+    ("INSERT INTO tb_source VALUES (1)", "copy: * +1"),
+    ("UPDATE tb_source SET id = 2", ""),
+    ("DELETE FROM tb_owner", "owned: * +1"),
+    ("INSERT INTO tv_parts VALUES (1)", "parts: * +1"),
+    ("INSERT INTO tv_parts VALUES (101)", "parts: * +1; parts_high: * +1"),
+    ("INSERT INTO parts_low VALUES (2)", "parts: * +1"),
+    ("INSERT INTO tv_parts_high VALUES (102)", "parts: * +1; parts_high: * +1"),
+    ("INSERT INTO tb_ruled VALUES (1)", "plain: * +1"),
+    ("INSERT INTO v_user VALUES (1)", "user: * +1"),
+    ("SELECT stable_writer(702)", "post: * +1; user: * +1"),
+    ("SELECT * FROM v_writer", "post: * +1; user: * +1"),
+    ("INSERT INTO tb_default (x) VALUES (1)", "post: * +1; user: * +1"),
+    ("REFRESH MATERIALIZED VIEW tv_summary", "summary: * +1"),
+    ("SELECT atomic_writer(5)", "plain: * +1"),
+    ("SELECT (t).atomic_writer FROM (SELECT 6 AS atomic_writer) t", ""),
+    ("CREATE TEMP TABLE tv_user (id int); INSERT INTO tv_user VALUES (1); DROP TABLE pg_temp.tv_user", "user: * +1"),
+    ("CREATE TABLE tv_fresh (id int); INSERT INTO tv_fresh VALUES (1)", "fresh: * +1"),
+    ("INSERT INTO tv_fresh VALUES (2)", "fresh: * +1"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_statement_drags_along() {
+    let env = Env::new(Route::Direct).await;
+    env.direct(OBJECTS).await;
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    let mut wrong = Vec::new();
+    for (text, expected) in ROWS {
+        let before = env.versions().await;
+        let answer = wire.ask(&query(text));
+        let moved = env.versions().await.since(&before);
+        if moved != *expected {
+            wrong.push(format!("{text}\n   expected {expected:?}, moved {moved:?}, {answer}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // The counters keep what an exception block undid: one bump too many, never one too few.
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT swallow(9)")) }).await;
+    assert_eq!(moved, "plain: * +1");
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_learns_to_write() {
+    let env = Env::new(Route::Direct).await;
+    let mut wire = Wire::login(env.port);
+    let mut other = Wire::login(env.port);
+    let define =
+        |body: &str| format!("CREATE OR REPLACE FUNCTION learner(n int) RETURNS void LANGUAGE sql AS $$ {body} $$");
+    wire.ask(&query(&define("SELECT 1")));
+    env.settle_catalog().await;
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT learner(1)")) }).await;
+    assert_eq!(moved, "");
+    // In the session that changes it, before and behind its COMMIT; and in another one, at once.
+    let (_, moved) = env
+        .moved(async {
+            wire.ask(&query("BEGIN"));
+            wire.ask(&query(&define("INSERT INTO tv_plain VALUES (n)")));
+            env.settle_catalog().await;
+            wire.ask(&query("SELECT learner(1)"));
+            wire.ask(&query("COMMIT"));
+        })
+        .await;
+    assert_eq!(moved, "plain: * +1");
+    let (_, moved) = env.moved(async { other.ask(&[unnamed("SELECT learner(2)", &[]), sync()].concat()) }).await;
+    assert_eq!(moved, "plain: * +1");
+    // Changed behind our back: within the refresh interval.
+    env.direct("CREATE FUNCTION late(n int) RETURNS void LANGUAGE sql AS 'INSERT INTO tv_plain VALUES (n)'").await;
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT late(3)")) }).await;
+    assert_eq!(moved, "plain: * +1", "a function that the catalog does not know is measured");
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_of_earlier_transactions_do_not_count() {
+    let env = Env::new(Route::Direct).await;
+    let mut wire = Wire::login(env.port);
+    for id in 0..50 {
+        let (_, moved) = env
+            .moved(async {
+                wire.ask(&query(&format!("INSERT INTO tv_plain VALUES ({id})")));
+                wire.ask(&query("SELECT app.read_only(1)"));
+                wire.ask(
+                    &[unnamed("SELECT app.dynamic('UPDATE tv_plain SET data = NULL WHERE id < 0')", &[]), sync()]
+                        .concat(),
+                );
+            })
+            .await;
+        assert_eq!(moved, "plain: * +1", "{id}");
+    }
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_counters_everything_is_bumped() {
+    let env = Env::with(Setup { settings: vec!["track_counts = off".into()], ..Setup::default() }).await;
+    let mut wire = Wire::login(env.port);
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT app.write_two(1)")) }).await;
+    assert_eq!(moved, "feed: * +1; plain: * +1; post: * +1; user: * +1");
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT app.read_only(1)")) }).await;
+    assert_eq!(moved, "", "without a transaction id nothing was written");
+    assert!(env.metric("turnstile_bumps_total{kind=\"blind\"}") > 3.5);
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configured_tables_and_other_encodings() {
+    let env = Env::with(Setup { config: "[domains]\nroles = \"role\"".into(), ..Setup::default() }).await;
+    env.direct("CREATE TABLE roles (id int, tenant_id uuid)").await;
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    let (_, moved) = env.moved(async { wire.ask(&query(&format!("INSERT INTO roles VALUES (1, '{T1}')"))) }).await;
+    assert!(moved == "role: T1 +1", "{moved}");
+    let (_, moved) = env.moved(async { wire.ask(&query("SELECT app.dynamic('DELETE FROM roles')")) }).await;
+    assert_eq!(moved, "role: * +1");
+    wire.ask(&query("SET client_encoding = 'SJIS'"));
+    let (answer, moved) =
+        env.moved(async { wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')"))) }).await;
+    assert_eq!(answer, "C(INSERT 0 1) ZI");
+    assert!(moved.contains("user: * +"), "{moved}");
+    env.stop().await;
+}

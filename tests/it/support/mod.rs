@@ -86,7 +86,8 @@ impl Default for Setup {
 /// Everything running; stops when dropped.
 pub struct Env {
     pub running: Option<Running>,
-    pub bouncer: Option<Bouncer>,
+    /// Held for as long as it has to run.
+    _bouncer: Option<Bouncer>,
     /// Straight to PostgreSQL.
     pub direct: Client,
     pub cluster: Cluster,
@@ -99,7 +100,11 @@ impl Env {
     }
 
     pub async fn with(setup: Setup) -> Self {
-        let mut settings = vec!["fsync = off".to_owned(), "max_prepared_transactions = 10".to_owned(), "max_connections = 200".to_owned()];
+        let mut settings = vec![
+            "fsync = off".to_owned(),
+            "max_prepared_transactions = 10".to_owned(),
+            "max_connections = 200".to_owned(),
+        ];
         settings.extend(setup.settings);
         let options = ClusterOptions { settings, ..ClusterOptions::default() };
         let cluster = tokio::task::spawn_blocking(move || Cluster::start(&options)).await.unwrap().unwrap();
@@ -119,7 +124,7 @@ impl Env {
                 Some(Bouncer::start(program, cluster.port(), Some(prepared)))
             }
         };
-        let server_port = bouncer.as_ref().map_or(cluster.port(), |bouncer| bouncer.port);
+        let server_port = bouncer.as_ref().map_or_else(|| cluster.port(), |bouncer| bouncer.port);
         let args = ServeArgs {
             listen: Some("127.0.0.1:0".into()),
             admin_listen: Some("127.0.0.1:0".into()),
@@ -130,7 +135,7 @@ impl Env {
         let file = ConfigFile::parse("test", &setup.config).unwrap();
         let running = Running::start(Config::new(&args, &file).unwrap()).await.unwrap();
         let port = running.listen.port();
-        Self { running: Some(running), bouncer, direct, cluster, port }
+        Self { running: Some(running), _bouncer: bouncer, direct, cluster, port }
     }
 
     /// A client of Turnstile.
@@ -145,7 +150,8 @@ impl Env {
 
     /// Versions of all known keys, read on the direct connection.
     pub async fn versions(&self) -> Versions {
-        let rows = self.direct.query("SELECT tenant_id, domain, version FROM turbo.tb_domain_version", &[]).await.unwrap();
+        let rows =
+            self.direct.query("SELECT tenant_id, domain, version FROM turbo.tb_domain_version", &[]).await.unwrap();
         let key = |row: &tokio_postgres::Row| -> (String, Option<Uuid>) { (row.get(1), row.get(0)) };
         Versions(rows.iter().map(|row| (key(row), row.get::<_, i64>(2))).collect())
     }
@@ -244,7 +250,20 @@ pub async fn psql(program: PathBuf, port: u16, script: &str) -> (String, String)
     let program = if program.exists() { program } else { "psql".into() };
     let run = move || {
         let mut child = Command::new(program)
-            .args(["-X", "-A", "-t", "-v", "VERBOSITY=verbose", "-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres", "postgres"])
+            .args([
+                "-X",
+                "-A",
+                "-t",
+                "-v",
+                "VERBOSITY=verbose",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-U",
+                "postgres",
+                "postgres",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -111,13 +111,22 @@ impl Wire {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Sends what the peer may have no ear for.
-    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).is_ok()
+    /// Everything up to the end of the stream.
+    pub fn rest(mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self.stream.read_to_end(&mut bytes) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("no end: {error}"),
+            _ => bytes,
+        }
     }
 
     pub fn finish_sending(&self) {
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// The same connection, to send from another thread.
+    pub fn second_half(&self) -> Self {
+        Self { stream: self.stream.try_clone().unwrap(), buffer: Vec::new() }
     }
 
     /// One byte that is no message (answer to SSLRequest).
@@ -143,6 +152,7 @@ impl Wire {
                 Ok(0) => return None,
                 Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("no answer: {error}"),
             }
         }

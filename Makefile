@@ -1,0 +1,40 @@
+# The two commands of the README, and what continuous integration runs. Each installs what it needs.
+
+CARGO ?= cargo
+# Test runner: nextest where it is installed.
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: run test lint fmt tools demo-tools clean
+
+## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
+run: demo-tools
+	$(CARGO) build --release --locked
+	./target/release/turnstile demo
+
+## All tests, real PostgreSQL and PgBouncer included.
+test: tools
+ifeq ($(NEXTEST),yes)
+	PATH="$$PATH:/usr/sbin" $(CARGO) nextest run --locked
+else
+	PATH="$$PATH:/usr/sbin" $(CARGO) test --locked
+endif
+
+## Format and lints, as errors.
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+## Put the sources into format.
+fmt:
+	$(CARGO) fmt
+
+demo-tools:
+	./scripts/install-tools.sh
+
+# Tests go through an old and a new PgBouncer: the system's, and one with max_prepared_statements.
+tools: demo-tools
+	@if [ -z "$$PGBOUNCER_NEW" ]; then ./scripts/fetch-pgbouncer.sh target/tools/pgbouncer >/dev/null; fi
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,114 @@
+//! Connections of the control plane to one database: a bb8 pool that tells why it has none.
+//!
+//! bb8 keeps errors of connecting to itself until its timeout; what waits here hears of them at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bb8_postgres::PostgresConnectionManager;
+use bb8_postgres::bb8::{ErrorSink, Pool, PooledConnection, RunError};
+use tokio::sync::watch;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+use crate::config::Config;
+use crate::limits;
+
+type Manager = PostgresConnectionManager<NoTls>;
+/// A connection of the pool.
+pub type Connection<'a> = PooledConnection<'a, Manager>;
+
+/// Why there is no control connection, or why a query on it failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct ControlError {
+    /// What the server or the network said.
+    pub words: String,
+    /// The database does not exist.
+    pub no_such_database: bool,
+}
+
+impl From<&tokio_postgres::Error> for ControlError {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        Self { words: pg_words(error), no_such_database: error.code() == Some(&SqlState::INVALID_CATALOG_NAME) }
+    }
+}
+
+impl From<tokio_postgres::Error> for ControlError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+/// An error of tokio-postgres with what the server said.
+#[must_use]
+pub fn pg_words(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    match (error.as_db_error(), error.source()) {
+        (Some(server), _) => format!("{} (SQLSTATE {})", server.message(), server.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// The pool of one database.
+#[derive(Debug, Clone)]
+pub struct ControlPool {
+    pool: Pool<Manager>,
+    failures: watch::Receiver<Option<ControlError>>,
+}
+
+/// Hands errors of connecting on to those who wait.
+#[derive(Debug, Clone)]
+struct Failures(Arc<watch::Sender<Option<ControlError>>>);
+
+impl ErrorSink<tokio_postgres::Error> for Failures {
+    fn sink(&self, error: tokio_postgres::Error) {
+        self.0.send_replace(Some(ControlError::from(&error)));
+    }
+
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<tokio_postgres::Error>> {
+        Box::new(self.clone())
+    }
+}
+
+impl ControlPool {
+    /// To `database`; connects when first asked.
+    #[must_use]
+    pub fn new(config: &Config, database: &str) -> Self {
+        let mut control = config.control.clone();
+        control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
+        let (sender, failures) = watch::channel(None);
+        let pool = Pool::builder()
+            .max_size(3)
+            .min_idle(0)
+            .connection_timeout(limits::CONNECT_TIMEOUT)
+            .idle_timeout(Some(Duration::from_secs(60)))
+            .retry_connection(false)
+            .error_sink(Box::new(Failures(Arc::new(sender))))
+            .build_unchecked(PostgresConnectionManager::new(control, NoTls));
+        Self { pool, failures }
+    }
+
+    /// A connection.
+    ///
+    /// # Errors
+    /// At once when connecting fails; after [`limits::CONNECT_TIMEOUT`] otherwise.
+    pub async fn get(&self) -> Result<Connection<'_>, ControlError> {
+        let mut failures = self.failures.clone();
+        failures.mark_unchanged();
+        tokio::select! {
+            got = self.pool.get() => got.map_err(|error| match error {
+                RunError::User(error) => ControlError::from(&error),
+                RunError::TimedOut => ControlError {
+                    words: format!("no connection within {:?}", limits::CONNECT_TIMEOUT),
+                    no_such_database: false,
+                },
+            }),
+            Ok(_) = failures.changed() => {
+                let unknown = || ControlError { words: "cannot connect".into(), no_such_database: false };
+                Err(failures.borrow().clone().unwrap_or_else(unknown))
+            }
+        }
+    }
+}
