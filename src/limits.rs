@@ -27,7 +27,7 @@ pub const MESSAGE_PREFIX_BYTES_MAX: usize = 512;
 pub const PARSED_TOKENS_MAX: usize = 8_000;
 
 /// Most tenants of one statement that are bumped one by one; more count as all tenants.
-pub const STATEMENT_TENANTS_MAX: usize = 1_000;
+pub const STATEMENT_TENANTS_MAX: usize = 250;
 
 /// Most messages of one session that wait for a reply. At 5 bytes a reply the server's output
 /// buffer (8 KiB) is flushed before so many can wait: the client is only held back, never stuck.
@@ -41,7 +41,7 @@ pub const PREPARED_STATEMENTS_MAX: usize = 10_000;
 pub const PREPARED_TEXT_BYTES_MAX: usize = 8 << 20;
 
 /// Most named portals of one session that are remembered; Execute of a forgotten one is measured.
-pub const PORTALS_MAX: usize = 10_000;
+pub const PORTALS_MAX: usize = 1_000;
 
 /// Most harmless cursors of one session that are remembered; FETCH from a forgotten one is measured.
 pub const CURSORS_MAX: usize = 64;
@@ -57,10 +57,10 @@ pub const READ_BYTES: usize = 64 << 10;
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 256 << 10;
 
 /// Texts that are remembered with their analysis, for one database.
-pub const REMEMBERED_TEXTS_MAX: usize = 10_000;
+pub const REMEMBERED_TEXTS_MAX: usize = 4_096;
 
 /// Longest text that is remembered with its analysis, in bytes.
-pub const REMEMBERED_TEXT_BYTES_MAX: usize = 16 << 10;
+pub const REMEMBERED_TEXT_BYTES_MAX: usize = 8 << 10;
 
 /// Longest time from accepting a connection to its startup packet (PostgreSQL's default for
 /// `authentication_timeout`).

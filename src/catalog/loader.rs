@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
 use super::control::{ControlError, ControlPool};
@@ -65,7 +66,17 @@ pub struct Database {
     /// Reports that the current catalog has seen.
     seen: AtomicU64,
     changed: Notify,
-    state: watch::Sender<Option<Result<(), LoadError>>>,
+    state: watch::Sender<Option<Result<Presence, LoadError>>>,
+    /// Its reader and fold worker stop.
+    closed: CancellationToken,
+}
+
+/// Whether the control plane found the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Found,
+    /// The server, or the pooler in front of it, tells the client.
+    NotFound,
 }
 
 impl Database {
@@ -98,7 +109,7 @@ impl Database {
     }
 
     /// Waits for the first reading.
-    async fn ready(&self) -> Result<(), LoadError> {
+    async fn ready(&self) -> Result<Presence, LoadError> {
         let mut state = self.state.subscribe();
         let wait = async {
             loop {
@@ -123,13 +134,13 @@ pub struct Databases {
     metrics: Arc<Metrics>,
     known: Mutex<HashMap<String, Arc<Database>>>,
     tasks: tokio_util::task::TaskTracker,
-    stop: tokio_util::sync::CancellationToken,
+    stop: CancellationToken,
 }
 
 impl Databases {
     /// None yet; readers and fold workers run until `stop`.
     #[must_use]
-    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, stop: tokio_util::sync::CancellationToken) -> Self {
+    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
         Self { config, metrics, known: Mutex::default(), tasks: tokio_util::task::TaskTracker::new(), stop }
     }
 
@@ -139,21 +150,36 @@ impl Databases {
     /// [`LoadError`]; a database that does not exist is no error: the server tells the client.
     pub async fn get(&self, name: &str) -> Result<Arc<Database>, LoadError> {
         let database = self.find_or_add(name)?;
-        let ready = database.ready().await;
-        if ready.is_err() {
+        match database.ready().await {
+            Ok(Presence::Found) => Ok(database),
+            Ok(Presence::NotFound) => {
+                self.forget(&database);
+                Ok(database)
+            }
             // The next client tries again.
-            self.lock().remove(name);
+            Err(error) => {
+                self.forget(&database);
+                Err(error)
+            }
         }
-        ready.map(|()| database)
     }
 
-    /// Whether every known database could be read.
+    /// Clients cannot make the list long with names of databases that are not there.
+    fn forget(&self, database: &Arc<Database>) {
+        database.closed.cancel();
+        let mut known = self.lock();
+        if known.get(&database.name).is_some_and(|listed| Arc::ptr_eq(listed, database)) {
+            known.remove(&database.name);
+        }
+    }
+
+    /// Databases that are watched.
     #[must_use]
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether no client has come yet.
+    /// Whether none is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -185,6 +211,7 @@ impl Databases {
             seen: AtomicU64::new(0),
             changed: Notify::new(),
             state: watch::Sender::new(None),
+            closed: self.stop.child_token(),
         });
         known.insert(name.to_owned(), Arc::clone(&database));
         let reader = Reader {
@@ -194,13 +221,13 @@ impl Databases {
             generation: 0,
             fingerprint: String::new(),
         };
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled(reader.run()).await });
+        let closed = database.closed.clone();
+        self.tasks.spawn(async move { closed.run_until_cancelled(reader.run()).await });
         let fold = versions::fold::run(
             Arc::clone(&database),
             Arc::clone(&self.config),
             Arc::clone(&self.metrics),
-            self.stop.clone(),
+            database.closed.clone(),
         );
         self.tasks.spawn(fold);
         Ok(database)
@@ -241,7 +268,7 @@ impl Reader {
     }
 
     /// Reads the catalog if it may have changed.
-    async fn refresh(&mut self) -> Result<(), LoadError> {
+    async fn refresh(&mut self) -> Result<Presence, LoadError> {
         let reported = self.database.reported.load(Ordering::Acquire);
         let database = Arc::clone(&self.database);
         let connection = match database.pool.get().await {
@@ -249,7 +276,7 @@ impl Reader {
             Err(error) if error.no_such_database => {
                 // The server (or pooler) in front of the client has the word.
                 self.publish(Catalog::default(), reported);
-                return Ok(());
+                return Ok(Presence::NotFound);
             }
             Err(error) => return Err(self.control_error(&error)),
         };
@@ -257,12 +284,12 @@ impl Reader {
         self.metrics.set_installed(&self.database.name, state.is_some());
         let Some(()) = state else {
             self.publish(Catalog::default(), reported);
-            return Ok(());
+            return Ok(Presence::Found);
         };
         let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
         let unreported = reported == self.database.seen.load(Ordering::Acquire);
         if unreported && fingerprint == self.fingerprint {
-            return Ok(());
+            return Ok(Presence::Found);
         }
         let rows = load(&connection, &self.config.effect.tenant_column)
             .await
@@ -275,7 +302,7 @@ impl Reader {
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
         self.fingerprint = fingerprint;
         self.publish(catalog, reported);
-        Ok(())
+        Ok(Presence::Found)
     }
 
     fn publish(&self, catalog: Catalog, reported: u64) {

@@ -1,7 +1,7 @@
-//! SQL text + [`Catalog`] → what the statements do to domains. Pure; knows no bytes of the protocol.
+//! SQL text + [`Catalog`](crate::catalog::Catalog) → what the statements do to domains. Pure; knows no bytes of the protocol.
 //!
 //! Layers, each handing over to the next where it is not *sure* (ARCHITECTURE.md, "Which writes"):
-//! tokens ([`lexer`], [`statement`]) split the text and name the targets, the [`Catalog`] says what
+//! tokens ([`lexer`], [`statement`]) split the text and name the targets, the catalog says what
 //! a target drags along and which names may lead to writes, [`tenants`] finds the tenants
 //! (`sqlparser`). What stays unknown ([`unknown`]) is measured by the server.
 

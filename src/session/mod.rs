@@ -21,7 +21,7 @@
 //!     server.rs ─ front of OutstandingRequests ─▶ forward │ drop (ours) │ forward late
 //! ```
 //!
-//! Where a bump goes, by context ([`transaction::Context`]):
+//! Where a bump goes, by context (`transaction::Context`):
 //!
 //! | context | the bump of a known write |
 //! |---|---|

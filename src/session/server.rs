@@ -334,11 +334,12 @@ impl Session {
         if status != TransactionStatus::Idle {
             return ServerStep::Forward;
         }
-        let forgotten = self.pending.take_confirmed();
+        // Behind other messages they wait for the next Sync.
+        let forgotten = if self.outstanding.is_empty() { self.pending.take_confirmed() } else { Vec::new() };
         if every_domain {
             out.to_server.extend_from_slice(self.injector.bump_all());
             self.push_injected(Purpose::BumpAll);
-        } else if forgotten.is_empty() || !self.outstanding.is_empty() {
+        } else if forgotten.is_empty() {
             return ServerStep::Forward;
         } else {
             out.events.push(Event::LateBump);

@@ -163,5 +163,12 @@ async fn a_database_that_is_not_there() {
     wire.send(&startup(&[("user", "postgres"), ("database", "nope")]));
     let answer = transcript(&wire.until_ready());
     assert_eq!(answer, "R E(3D000 database \"nope\" does not exist)");
+    // Names of databases that are not there leave nothing behind.
+    for number in 0..20 {
+        let mut wire = Wire::dial(env.port);
+        wire.send(&startup(&[("user", "postgres"), ("database", &format!("nope{number}"))]));
+        assert!(transcript(&wire.until_ready()).contains("does not exist"));
+    }
+    assert_eq!(env.running.as_ref().unwrap().databases.len(), 1);
     env.stop().await;
 }

@@ -75,16 +75,17 @@ CREATE TABLE turbo.tb_key_new (
 
 -- The version of a domain for one tenant (NULL: what all tenants share). 0 when never bumped.
 -- PL/pgSQL keeps the plan for the session; the settings pin the index plan, which a sequential scan
--- over dead log rows would otherwise replace after an auto-analyze.
+-- over dead log rows would otherwise replace after an auto-analyze (and keep its price from
+-- calling for just-in-time compilation).
 CREATE FUNCTION turbo.fn_domain_version(tenant uuid, domain text) RETURNS bigint
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $function$
 DECLARE
     v_below xid8;
     v_version bigint;
 BEGIN
-    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s;
+    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s WHERE s.one;
     SELECT coalesce((SELECT sum(b.version) FROM turbo.tb_domain_base b
                       WHERE b.domain = $2 AND b.tenant_id IS NULL), 0)
          + coalesce((SELECT sum(l.bumps) FROM turbo.tb_bump l
@@ -109,12 +110,12 @@ CREATE FUNCTION turbo.fn_domain_last_bump(
     tenant uuid, domain text,
     OUT last_modified timestamptz, OUT modified_by text, OUT change_summary text)
 LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $function$
 DECLARE
     v_below xid8;
 BEGIN
-    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s;
+    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s WHERE s.one;
     SELECT x.at, x.who, x.what INTO last_modified, modified_by, change_summary
       FROM (SELECT b.last_modified AS at, b.modified_by AS who, b.change_summary AS what
               FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id IS NULL
@@ -207,17 +208,19 @@ BEGIN
     IF settings <> '{}' THEN
         v_session := turbo.fn_session_tenant(settings);
     END IF;
-    IF array_length(domains, 1) = 1
-       AND NOT EXISTS (SELECT FROM turbo.tb_domain_cascade c WHERE c.source_domain = domains[1]) THEN
-        v_tenant := CASE tenants[1] WHEN '' THEN NULL WHEN '@' THEN v_session ELSE tenants[1]::uuid END;
-        INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
-        VALUES (v_tenant, domains[1], statements[1], v_by, fn_bump.summary);
-        IF NOT EXISTS (SELECT FROM turbo.tb_domain d WHERE d.domain = domains[1])
-           OR (v_tenant IS NOT NULL
-               AND NOT EXISTS (SELECT FROM turbo.tb_tenant t WHERE t.tenant_id = v_tenant)) THEN
-            INSERT INTO turbo.tb_key_new (tenant_id, domain) VALUES (v_tenant, domains[1]);
-        END IF;
-        RETURN 1;
+    -- Without cascades the pairs are what they are: each group holds each pair once.
+    IF NOT EXISTS (SELECT FROM turbo.tb_domain_cascade c WHERE c.source_domain = ANY (domains)) THEN
+        FOR i IN 1 .. cardinality(domains) LOOP
+            v_tenant := CASE tenants[i] WHEN '' THEN NULL WHEN '@' THEN v_session ELSE tenants[i]::uuid END;
+            INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
+            VALUES (v_tenant, domains[i], statements[i], v_by, fn_bump.summary);
+            IF NOT EXISTS (SELECT FROM turbo.tb_domain d WHERE d.domain = domains[i])
+               OR (v_tenant IS NOT NULL
+                   AND NOT EXISTS (SELECT FROM turbo.tb_tenant t WHERE t.tenant_id = v_tenant)) THEN
+                INSERT INTO turbo.tb_key_new (tenant_id, domain) VALUES (v_tenant, domains[i]);
+            END IF;
+        END LOOP;
+        RETURN cardinality(domains);
     END IF;
     WITH RECURSIVE written (grp, statements, tenant_id, domain) AS (
         SELECT u.g, u.n, CASE u.t WHEN '' THEN NULL WHEN '@' THEN v_session ELSE u.t::uuid END, u.d
@@ -251,8 +254,11 @@ $function$;
 -- The relations whose changes bump a domain: called tv_…, or named in tb_domain_table, and what is
 -- stored below them (partitions, children), with the domains that a change of each of them bumps.
 CREATE FUNCTION turbo.fn_tracked(OUT relation oid, OUT domain text) RETURNS SETOF record
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET jit = off
 AS $function$
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE tracked (relation, domain, below) AS (
         SELECT c.oid, coalesce(o.domain, substr(c.relname, 4)), c.relhassubclass
           FROM pg_class c LEFT JOIN turbo.tb_domain_table o ON o.table_name = c.relname
@@ -268,15 +274,17 @@ AS $function$
           JOIN pg_class c ON c.oid = i.inhrelid
          WHERE t.below
     )
-    SELECT t.relation, t.domain FROM tracked t
+    SELECT t.relation, t.domain FROM tracked t;
+END
 $function$;
 
 -- What the server's counters say now about the tracked relations: tuples written by this backend
 -- (this transaction's, and earlier ones' that are not flushed yet) and the file node (TRUNCATE and
--- rewrites change it). The index plan is pinned: it also fixes the order.
+-- rewrites change it). The index plan is pinned: it also fixes the order. Begins with + where parts
+-- or configured names make the tracked relations more than those that are called tv_….
 CREATE FUNCTION turbo.fn_counters() RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $function$
 DECLARE
     v_counters text;
@@ -290,7 +298,8 @@ BEGIN
       FROM pg_class c
      WHERE c.relname >= 'tv_' AND c.relname < 'tv`' AND c.relkind IN ('r', 'p', 'm', 'f')
        AND c.relpersistence <> 't';
-    IF v_parts OR EXISTS (SELECT FROM turbo.tb_domain_table) THEN
+    v_parts := coalesce(v_parts, false) OR EXISTS (SELECT FROM turbo.tb_domain_table);
+    IF v_parts THEN
         SELECT string_agg(c.oid::text || ':'
                    || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
                        + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text, ','
@@ -298,7 +307,7 @@ BEGIN
           INTO v_counters
           FROM (SELECT DISTINCT x.relation FROM turbo.fn_tracked() x) t JOIN pg_class c ON c.oid = t.relation;
     END IF;
-    RETURN coalesce(v_counters, '-');
+    RETURN CASE WHEN v_parts THEN '+,' ELSE '-,' END || coalesce(v_counters || ',', '');
 END
 $function$;
 
@@ -323,6 +332,8 @@ DECLARE
     v_after text;
     v_unknown boolean;
     v_domains text[];
+    v_kept bigint;
+    v_changed oid[];
     v_rows int;
 BEGIN
     v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean;
@@ -335,20 +346,29 @@ BEGIN
             RETURN 0;
         END IF;
     END IF;
-    SELECT array_agg(DISTINCT t.domain) INTO v_domains
-      FROM turbo.fn_tracked() t
-      LEFT JOIN (SELECT split_part(c, ':', 1) AS relation, c AS counters
-                   FROM unnest(string_to_array(v_before, ',')) c) b ON b.relation = t.relation::text
-      LEFT JOIN (SELECT split_part(c, ':', 1) AS relation, split_part(c, ':', 2) AS tuples, c AS counters
-                   FROM unnest(string_to_array(v_after, ',')) c) a ON a.relation = t.relation::text
-     WHERE v_unknown
-        OR (b.relation IS NULL AND a.tuples <> '0')
-        OR (b.relation IS NOT NULL AND a.counters IS DISTINCT FROM b.counters);
+    IF v_unknown THEN
+        v_domains := ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t);
+    ELSE
+        -- What fn_counters says now and did not say before; a relation that is new has changed if it
+        -- has tuples.
+        SELECT array_agg(split_part(c, ':', 1)::oid) FILTER (
+                   WHERE strpos(v_before, ',' || c || ',') = 0
+                     AND (split_part(c, ':', 2) <> '0'
+                          OR strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)),
+               count(*) FILTER (WHERE strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)
+          INTO v_changed, v_kept
+          FROM unnest(string_to_array(v_after, ',')) c
+         WHERE strpos(c, ':') > 0;
+        IF left(v_after, 1) = '+' THEN
+            v_domains := ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t
+                                WHERE t.relation = ANY (v_changed));
+        ELSE
+            v_domains := ARRAY(SELECT DISTINCT substr(r.relname, 4) FROM pg_class r
+                                WHERE r.oid = ANY (v_changed));
+        END IF;
+    END IF;
     -- A relation that is gone: its domain is one that no relation is left of.
-    IF NOT v_unknown AND EXISTS (
-        SELECT FROM unnest(string_to_array(v_before, ',')) c
-         WHERE c <> '-' AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t
-                                         WHERE t.relation::text = split_part(c, ':', 1))) THEN
+    IF NOT v_unknown AND v_kept < length(v_before) - length(replace(v_before, ',', '')) - 1 THEN
         v_domains := coalesce(v_domains, '{}') || ARRAY(
             SELECT d.domain FROM turbo.tb_domain d
              WHERE NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.domain = d.domain));
