@@ -15,5 +15,7 @@ SELECT pg_catalog.concat_ws('/',
   (SELECT pg_catalog.concat(count(*), ':', sum(k.xmin::text::bigint)) FROM pg_catalog.pg_cast k),
   (SELECT pg_catalog.concat(count(*), ':', sum(n.xmin::text::bigint)) FROM pg_catalog.pg_namespace n
     WHERE n.nspname NOT LIKE 'pg\_%'),
+  (SELECT pg_catalog.concat(count(*), ':', sum(t.xmin::text::bigint)) FROM pg_catalog.pg_type t WHERE t.typtype = 'd'),
+  (SELECT pg_catalog.concat(count(*), ':', sum(e.xmin::text::bigint)) FROM pg_catalog.pg_event_trigger e),
   (SELECT pg_catalog.concat(count(*), ':', sum(c.xmin::text::bigint)) FROM turbo.tb_domain_cascade c),
   (SELECT pg_catalog.concat(count(*), ':', sum(t.xmin::text::bigint)) FROM turbo.tb_domain_table t))

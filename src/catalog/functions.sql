@@ -7,7 +7,8 @@ SELECT n.nspname::text,
                                          a.aggdeserialfn, a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn)
                FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = p.oid)
             ELSE coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc) END
-       || coalesce(' ' || pg_catalog.pg_get_function_arguments(p.oid), ''),
+       || coalesce(' ' || pg_catalog.pg_get_function_arguments(p.oid), '')
+       || coalesce(' ' || pg_catalog.pg_get_function_result(p.oid), ''),
        p.provolatile = 'v',
        coalesce((SELECT e.extname::text FROM pg_catalog.pg_depend d
                    JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid

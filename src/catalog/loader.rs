@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
 use super::control::{ControlError, ControlPool};
-use super::rows::{CatalogRows, FunctionRow, RelationRow};
+use super::rows::{CatalogRows, FunctionRow, RUNS_SQL, RelationRow};
 use crate::config::Config;
 use crate::effect::cache::Analyzer;
 use crate::limits;
@@ -388,16 +388,23 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
         relations: relations.iter().map(relation_row).collect::<Result<_, _>>()?,
         type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
+        unsafe_system_oids: client
+            .query(UNSAFE_SYSTEM_OIDS, &[&RUNS_SQL])
+            .await?
+            .iter()
+            .map(|row| row.try_get(0))
+            .collect::<Result<_, _>>()?,
         implicit_functions: names(client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
         cascades: pairs(client.query(CASCADES, &[]).await?)?,
         tenant_column: tenant_column.to_owned(),
     })
 }
 
-const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace \
+const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
-const TYPE_CHECKS: &str = "SELECT t.typname::text, pg_catalog.pg_get_constraintdef(c.oid) FROM pg_catalog.pg_constraint c \
-     JOIN pg_catalog.pg_type t ON t.oid = c.contypid WHERE c.contype = 'c'";
+const TYPE_CHECKS: &str = include_str!("types.sql");
+const UNSAFE_SYSTEM_OIDS: &str = "SELECT oid FROM pg_catalog.pg_proc \
+     WHERE pronamespace = 'pg_catalog'::regnamespace AND proname::text = ANY ($1)";
 const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog.pg_operator o \
      JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oprnamespace <> 'pg_catalog'::regnamespace";
 const IMPLICIT_FUNCTIONS: &str = "SELECT p.proname::text FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \

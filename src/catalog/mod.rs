@@ -64,6 +64,10 @@ pub struct Relation {
     /// A column default takes a value from a sequence: an INSERT that inserts nothing may still
     /// assign a transaction id.
     pub has_sequence: bool,
+    /// Partitioned.
+    pub parted: bool,
+    /// A foreign table: the server's counters and transaction ids say nothing about its rows.
+    pub foreign: bool,
 }
 
 impl Relation {
@@ -106,6 +110,8 @@ pub struct Catalog {
     pub domains: Vec<String>,
     /// Edges of `turbo.tb_domain_cascade`, for `explain`.
     pub cascades: Vec<(String, String)>,
+    /// Functions of the system that run SQL which they are given.
+    pub unsafe_system_oids: HashSet<u32>,
     /// Functions that may be called through FunctionCall, by OID, without leading to a write.
     pub harmless_oids: HashSet<u32>,
 }

@@ -8,7 +8,8 @@ SELECT c.oid,
        (SELECT t.domain FROM turbo.tb_domain_table t WHERE t.table_name = c.relname),
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a
+       -- A generated column's value is not what a statement says.
+       ARRAY(SELECT CASE WHEN a.attgenerated = '' THEN a.atttypid ELSE 0 END FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
        coalesce((SELECT pg_catalog.bit_or(t.tgtype::int) FROM pg_catalog.pg_trigger t
                   WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'), 0),
@@ -37,7 +38,8 @@ SELECT c.oid,
               FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid),
            (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(t.typname), ' ')
               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typtype = 'd'))
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+               AND t.typnamespace <> 'pg_catalog'::regnamespace))
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')

@@ -77,8 +77,10 @@ pub struct CatalogRows {
     pub functions: Vec<FunctionRow>,
     /// Relations of the application.
     pub relations: Vec<RelationRow>,
-    /// Domains (types) with checks: name and check texts.
+    /// Types of the application: name, and the texts and type names that they are made of.
     pub type_checks: Vec<(String, String)>,
+    /// OIDs of [`RUNS_SQL`].
+    pub unsafe_system_oids: Vec<u32>,
     /// Operators of the application: symbol and function name.
     pub operators: Vec<(String, String)>,
     /// Names of functions that casts and event triggers of the application call.
@@ -91,7 +93,7 @@ pub struct CatalogRows {
 
 /// Functions of `pg_catalog` that run SQL which they are given, or whatever a relation's definition
 /// says.
-const RUNS_SQL: &[&str] = &[
+pub const RUNS_SQL: &[&str] = &[
     "query_to_xml",
     "query_to_xmlschema",
     "query_to_xml_and_xmlschema",
@@ -129,6 +131,12 @@ const COMPUTING_EXTENSIONS: &[&str] = &[
     "uuid-ossp",
 ];
 
+/// Extensions whose compiled functions run SQL that they are given, whatever they call themselves.
+const RUNNING_EXTENSIONS: &[&str] = &["dblink", "tablefunc", "xml2", "postgres_fdw"];
+
+/// Operators that PostgreSQL looks for by itself (CASE, NULLIF, USING, IN, sorting).
+const IMPLICIT_OPERATORS: &[&str] = &["=", "<>", "<", "<=", ">", ">="];
+
 /// Words that make a body more than a reading one. `update` also stands in FOR UPDATE: unsure then.
 const WRITING_WORDS: &[&str] = &[
     "insert", "update", "delete", "merge", "truncate", "copy", "execute", "call", "do", "refresh", "create", "alter",
@@ -154,6 +162,7 @@ impl CatalogRows {
             installed: self.installed,
             harmless_calls: self.system_names.iter().cloned().collect(),
             cascades: self.cascades.clone(),
+            unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()
         };
         for name in RUNS_SQL {
@@ -240,6 +249,8 @@ impl CatalogRows {
             update_unknown: None,
             delete_unknown: None,
             has_sequence: row.write_expressions.contains("nextval("),
+            parted: row.kind == 'p',
+            foreign: row.kind == 'f',
         }
     }
 
@@ -258,7 +269,8 @@ impl CatalogRows {
         let expression = scanned.relations.get(index).is_some_and(|scan| dangerous(&scan.write_words));
         let every = match row.kind {
             'v' | 'm' => Some(UnknownReason::View),
-            'f' => Some(UnknownReason::ForeignTable),
+            // A part of a table; a foreign table by its own name is written by the command tag.
+            'f' if !row.parents.is_empty() => Some(UnknownReason::ForeignTable),
             _ if row.has_rules => Some(UnknownReason::Rule),
             _ if expression => Some(UnknownReason::Expression),
             _ if domains.get(&row.oid).is_some_and(|theirs| !theirs.is_subset(own)) => {
@@ -267,10 +279,13 @@ impl CatalogRows {
             _ => None,
         };
         let on = |event: i32| (row.trigger_events & event != 0).then_some(UnknownReason::Trigger);
+        // An UPDATE moves rows from part to part by DELETE and INSERT.
+        let parted = relation.parted || row.kind == 'p' || !row.parents.is_empty();
+        let update_events = if parted { TRIGGER_INSERT | TRIGGER_UPDATE | TRIGGER_DELETE } else { TRIGGER_UPDATE };
         let cascade = |cascades: bool| cascades.then_some(UnknownReason::ForeignKeyCascade);
         let slots = [
             (&mut relation.insert_unknown, on(TRIGGER_INSERT)),
-            (&mut relation.update_unknown, on(TRIGGER_UPDATE).or_else(|| cascade(row.cascades_on_update))),
+            (&mut relation.update_unknown, on(update_events).or_else(|| cascade(row.cascades_on_update))),
             (&mut relation.delete_unknown, on(TRIGGER_DELETE).or_else(|| cascade(row.cascades_on_delete))),
         ];
         for (slot, reason) in slots {
@@ -392,6 +407,11 @@ impl Scanned {
                 let check_words = words(check).unwrap_or_default();
                 spread_to(name, &check_words, UnknownReason::TypeOrOperator, dangerous);
             }
+            for (symbol, function) in &rows.operators {
+                if dangerous.contains_key(function) {
+                    dangerous.insert(operator_word(symbol), UnknownReason::TypeOrOperator);
+                }
+            }
             if dangerous.len() == before {
                 break;
             }
@@ -403,7 +423,8 @@ impl Scanned {
             .map(|(symbol, _)| symbol.clone())
             .collect();
         catalog.implicit_danger =
-            rows.implicit_functions.iter().any(|function| catalog.dangerous.contains_key(function));
+            rows.implicit_functions.iter().any(|function| catalog.dangerous.contains_key(function))
+                || IMPLICIT_OPERATORS.iter().any(|symbol| catalog.dangerous_operators.contains(*symbol));
     }
 
     /// Adds the functions and relations that mention one of `names`, until nothing changes.
@@ -442,12 +463,19 @@ fn scan_function(function: &FunctionRow) -> Body {
         // The names of an aggregate's support functions.
         "aggregate" => Body { words: words(&function.body).unwrap_or_default(), ..Body::default() },
         // A compiled function that calls itself immutable or stable must not write.
-        "c" | "internal" if !function.volatile => Body::default(),
+        "c" | "internal" if !function.volatile && !RUNNING_EXTENSIONS.contains(&function.extension.as_str()) => {
+            Body::default()
+        }
         _ => Body::unreadable(),
     }
 }
 
-/// Names and keywords of a text, as the catalog spells them; `None` when it has no tokens.
+/// How an operator stands among names: no name has a space and these characters by accident.
+fn operator_word(symbol: &str) -> String {
+    format!("operator {symbol}")
+}
+
+/// Names, keywords and operators of a text, as the catalog spells them; `None` when it has no tokens.
 fn words(text: &str) -> Option<BTreeSet<String>> {
     let mut tokens = Vec::new();
     lex(text.as_bytes(), true, &mut tokens).ok()?;
@@ -457,6 +485,9 @@ fn words(text: &str) -> Option<BTreeSet<String>> {
         match token.kind {
             TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName => {
                 words.insert(statement.name(index)?);
+            }
+            TokenKind::Operator => {
+                words.insert(operator_word(std::str::from_utf8(statement.bytes(index)).ok()?));
             }
             // Cursors with dynamic text and names in strings ('f'::regproc) are for the server.
             _ => {}

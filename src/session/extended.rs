@@ -120,7 +120,7 @@ impl Session {
             // Row-changing statements run to their end at the first Execute, even if rows of
             // RETURNING are left to fetch (portals.c, PORTAL_ONE_RETURNING).
             Act::Write { .. } if portal.executed => Act::Harmless,
-            Act::Fetch(cursor) if self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(cursor) if self.is_fresh() && self.names.is_harmless_cursor(&cursor) => Act::Harmless,
             Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
             Act::Harmless | Act::Write { .. } if !portal.timeless && !self.is_fresh() => {
                 Act::Measure(UnknownReason::CatalogStale)
@@ -178,6 +178,7 @@ impl Session {
     fn measure(&mut self, reason: UnknownReason, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
+        self.names.forget_cursors();
         if self.context() != Context::Failed {
             out.to_server.extend_from_slice(self.injector.measure_begin());
             out.behind.extend_from_slice(self.injector.measure_end());
@@ -204,6 +205,7 @@ impl Session {
             Control::Savepoint | Control::Release => self.unit.context,
         };
         if matches!(control, Control::Rollback { .. } | Control::RollbackTo) {
+            self.names.forget_cursors();
             self.pending.forget();
         }
     }

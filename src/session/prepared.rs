@@ -263,6 +263,8 @@ impl Names {
 
     /// Remembers a portal that was sent.
     pub fn set_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Undo {
+        // Portals and cursors share their names.
+        self.harmless_cursors.retain(|cursor| cursor.as_bytes() != name);
         let former = self.portals.remove(name);
         if let Some(portal) = portal
             && (name.is_empty() || self.portals.len() < limits::PORTALS_MAX)
@@ -283,6 +285,7 @@ impl Names {
     /// The transaction has ended, and no message waits: its portals are gone.
     pub fn end_transaction(&mut self) {
         self.portals.clear();
+        self.harmless_cursors.clear();
     }
 
     /// DECLARE was sent.
@@ -291,6 +294,11 @@ impl Names {
         if harmless && self.harmless_cursors.len() < limits::CURSORS_MAX {
             self.harmless_cursors.push(name.to_owned());
         }
+    }
+
+    /// Something that may make cursors was sent, or cursors were closed by the server.
+    pub fn forget_cursors(&mut self) {
+        self.harmless_cursors.clear();
     }
 
     /// Whether FETCH from this cursor cannot write.

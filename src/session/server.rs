@@ -12,6 +12,8 @@ use crate::wire::message_type::backend;
 const SYNTAX_ERROR: &[u8] = b"42601";
 /// `active_sql_transaction`: the statement refuses a block.
 const ACTIVE_SQL_TRANSACTION: &[u8] = b"25001";
+/// Where the server refuses a block; an error that a function raises comes from elsewhere.
+const PREVENTS_BLOCK: &[u8] = b"PreventInTransactionBlock";
 
 impl Session {
     /// How much of a server message is wanted.
@@ -72,6 +74,10 @@ impl Session {
                 _ => Purpose::Bump,
             };
             report_result(purpose, body, &mut out.events);
+            if body.ends_with(b" c") {
+                // What was measured has changed definitions.
+                self.note_ddl(out);
+            }
         }
         ServerStep::Drop
     }
@@ -245,9 +251,12 @@ impl Session {
             let in_ours = fields.sqlstate == SYNTAX_ERROR
                 && fields.position.is_some_and(|position| rewrite.map.origin(position) == Origin::Ours);
             // A statement that refuses the block that our part makes of it. All is rolled back.
-            let refuses = fields.sqlstate == ACTIVE_SQL_TRANSACTION && rewrite.alone;
+            let refuses =
+                fields.sqlstate == ACTIVE_SQL_TRANSACTION && fields.routine == PREVENTS_BLOCK && rewrite.alone;
             if in_ours || refuses {
                 query.again = true;
+                // What is refused a block runs unmeasured.
+                query.bump_all_after = refuses;
                 return ServerStep::Drop;
             }
         }
@@ -298,7 +307,7 @@ impl Session {
             self.outstanding.push(Request::Query(Box::new(QueryRequest {
                 changes_block: true,
                 ddl: query.ddl,
-                bump_all_after: false,
+                bump_all_after: query.bump_all_after,
                 ..QueryRequest::default()
             })));
             return ServerStep::Drop;
@@ -376,7 +385,7 @@ fn forward_with_position(
 /// Our functions return one number: log rows, negative where every domain was bumped blindly.
 fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
     let Some(text) = row.get(6..).and_then(|text| std::str::from_utf8(text).ok()) else { return };
-    let Ok(rows) = text.parse::<i64>() else { return };
+    let Ok(rows) = text.trim_end_matches(" c").parse::<i64>() else { return };
     let count = rows.unsigned_abs();
     match purpose {
         _ if rows == 0 => {}

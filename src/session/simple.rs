@@ -85,7 +85,7 @@ impl Session {
     fn act(&self, statement: &Statement) -> Act {
         let stale = !statement.timeless && !self.is_fresh();
         match Act::of(&statement.kind, literal_tenant) {
-            Act::Fetch(cursor) if self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(cursor) if self.is_fresh() && self.names.is_harmless_cursor(&cursor) => Act::Harmless,
             Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
             Act::Harmless | Act::Write { .. } if stale => Act::Measure(UnknownReason::CatalogStale),
             act => act,
@@ -193,6 +193,7 @@ impl Session {
         let (start, end) = statement.span;
         let act = self.act(statement);
         if matches!(act, Act::Control(Control::Rollback { .. } | Control::RollbackTo)) {
+            self.names.forget_cursors();
             self.pending.forget();
             position.pending = false;
         }
@@ -223,8 +224,10 @@ impl Session {
                 rewriter.behind(end, &self.injector.bump_sql(&bumps, condition));
                 position.fresh = false;
             }
-            Act::Measure(reason) | Act::MayCommit(reason) => self.rewrite_measured(reason, (start, end), rewriter, out),
-            Act::Fetch(_) => self.rewrite_measured(UnknownReason::Cursor, (start, end), rewriter, out),
+            Act::Measure(reason) | Act::MayCommit(reason) => {
+                self.rewrite_measured(reason, (start, end), rewriter, position, out);
+            }
+            Act::Fetch(_) => self.rewrite_measured(UnknownReason::Cursor, (start, end), rewriter, position, out),
         }
         if !alone {
             position.fresh &= position.context == Context::Implicit;
@@ -232,12 +235,15 @@ impl Session {
     }
 
     fn rewrite_measured(
-        &self,
+        &mut self,
         reason: UnknownReason,
         (start, end): (usize, usize),
         rewriter: &mut Rewriter<'_>,
+        position: &mut Position,
         out: &mut Output,
     ) {
+        position.fresh = false;
+        self.names.forget_cursors();
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         rewriter.before(start, &self.injector.measure_begin_sql());

@@ -44,6 +44,8 @@ pub struct ErrorFields<'a> {
     pub message: &'a [u8],
     /// Severity, never localized (`V`).
     pub severity: &'a [u8],
+    /// C function (`R`) that reported it.
+    pub routine: &'a [u8],
     /// Position (`P`) in the query text, in characters from 1.
     pub position: Option<usize>,
 }
@@ -58,6 +60,7 @@ impl<'a> ErrorFields<'a> {
                 b'C' => fields.sqlstate = value,
                 b'M' => fields.message = value,
                 b'V' => fields.severity = value,
+                b'R' => fields.routine = value,
                 b'P' => fields.position = std::str::from_utf8(value).ok().and_then(|p| p.parse().ok()),
                 _ => {}
             }

@@ -262,7 +262,7 @@ BEGIN
     WITH RECURSIVE tracked (relation, domain, below) AS (
         SELECT c.oid, coalesce(o.domain, substr(c.relname, 4)), c.relhassubclass
           FROM pg_class c LEFT JOIN turbo.tb_domain_table o ON o.table_name = c.relname
-         WHERE c.relname >= 'tv_' AND c.relname < 'tv`'
+         WHERE c.relname > 'tv_' AND c.relname < 'tv`'
            AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
         UNION
         SELECT c.oid, o.domain, c.relhassubclass
@@ -278,9 +278,26 @@ BEGIN
 END
 $function$;
 
+-- Tuples that this backend wrote to the system tables that definitions are kept in: pg_class, pg_proc,
+-- pg_trigger, pg_rewrite, pg_constraint, pg_attrdef, pg_policy, pg_inherits.
+CREATE FUNCTION turbo.fn_definitions() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    RETURN pg_stat_get_xact_tuples_inserted(1259) + pg_stat_get_xact_tuples_updated(1259) + pg_stat_get_xact_tuples_deleted(1259)
+         + pg_stat_get_xact_tuples_inserted(1255) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255)
+         + pg_stat_get_xact_tuples_inserted(2620) + pg_stat_get_xact_tuples_updated(2620) + pg_stat_get_xact_tuples_deleted(2620)
+         + pg_stat_get_xact_tuples_inserted(2618) + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(2618)
+         + pg_stat_get_xact_tuples_inserted(2606) + pg_stat_get_xact_tuples_inserted(2604) + pg_stat_get_xact_tuples_updated(2604)
+         + pg_stat_get_xact_tuples_inserted(3256) + pg_stat_get_xact_tuples_updated(3256)
+         + pg_stat_get_xact_tuples_inserted(2611) + pg_stat_get_xact_tuples_deleted(2611);
+END
+$function$;
+
 -- What the server's counters say now about the tracked relations: tuples written by this backend
--- (this transaction's, and earlier ones' that are not flushed yet) and the file node (TRUNCATE and
--- rewrites change it). The index plan is pinned: it also fixes the order. Begins with + where parts
+-- (this transaction's, and earlier ones' that are not flushed yet), the file node (TRUNCATE and
+-- rewrites change it) and the version of the pg_class row (renaming and new columns change it). In
+-- front: what the same counters say about the system tables that definitions are kept in. The index plan is pinned: it also fixes the order. Begins with + where parts
 -- or configured names make the tracked relations more than those that are called tv_….
 CREATE FUNCTION turbo.fn_counters() RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -292,22 +309,22 @@ DECLARE
 BEGIN
     SELECT string_agg(c.oid::text || ':'
                || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
-                   + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text, ','),
+                   + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text || ':' || c.xmin::text, ','),
            bool_or(c.relhassubclass)
       INTO v_counters, v_parts
       FROM pg_class c
-     WHERE c.relname >= 'tv_' AND c.relname < 'tv`' AND c.relkind IN ('r', 'p', 'm', 'f')
+     WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.relkind IN ('r', 'p', 'm', 'f')
        AND c.relpersistence <> 't';
     v_parts := coalesce(v_parts, false) OR EXISTS (SELECT FROM turbo.tb_domain_table);
     IF v_parts THEN
         SELECT string_agg(c.oid::text || ':'
                    || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
-                       + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text, ','
+                       + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text || ':' || c.xmin::text, ','
                    ORDER BY c.oid)
           INTO v_counters
           FROM (SELECT DISTINCT x.relation FROM turbo.fn_tracked() x) t JOIN pg_class c ON c.oid = t.relation;
     END IF;
-    RETURN CASE WHEN v_parts THEN '+,' ELSE '-,' END || coalesce(v_counters || ',', '');
+    RETURN CASE WHEN v_parts THEN '+' ELSE '-' END || turbo.fn_definitions() || ',' || coalesce(v_counters || ',', '');
 END
 $function$;
 
@@ -323,8 +340,9 @@ $function$;
 
 -- After a measured statement: bumps the domains whose counters moved since fn_measure_begin. Where it
 -- cannot know (track_counts is off, or the transaction ended in between) it bumps every domain.
--- Returns the number of log rows, negative where it could not know.
-CREATE FUNCTION turbo.fn_measure_end(settings text[], summary text) RETURNS int
+-- Returns the number of log rows, negative where it could not know, with a c behind it when definitions
+-- changed.
+CREATE FUNCTION turbo.fn_measure_end(settings text[], summary text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -334,26 +352,33 @@ DECLARE
     v_domains text[];
     v_kept bigint;
     v_changed oid[];
+    v_definitions text := '';
     v_rows int;
 BEGIN
-    v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean;
     IF v_before <> '' AND pg_current_xact_id_if_assigned() IS NULL THEN
-        RETURN 0;
+        RETURN '0';
     END IF;
+    v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean
+        -- A deferred trigger fires when it is too late to measure.
+        OR EXISTS (SELECT FROM pg_trigger g
+                    WHERE g.tgdeferrable AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+                      AND pg_stat_get_xact_tuples_inserted(g.tgrelid) + pg_stat_get_xact_tuples_updated(g.tgrelid)
+                        + pg_stat_get_xact_tuples_deleted(g.tgrelid) > 0);
     IF NOT v_unknown THEN
         v_after := turbo.fn_counters();
         IF v_after = v_before THEN
-            RETURN 0;
+            RETURN '0';
         END IF;
+        v_definitions := CASE WHEN split_part(v_after, ',', 1) <> split_part(v_before, ',', 1) THEN ' c' ELSE '' END;
     END IF;
     IF v_unknown THEN
         v_domains := ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t);
     ELSE
         -- What fn_counters says now and did not say before; a relation that is new has changed if it
-        -- has tuples.
+        -- has tuples, or had before it came by its name.
         SELECT array_agg(split_part(c, ':', 1)::oid) FILTER (
                    WHERE strpos(v_before, ',' || c || ',') = 0
-                     AND (split_part(c, ':', 2) <> '0'
+                     AND (split_part(c, ':', 2) <> '0' OR pg_relation_size(split_part(c, ':', 1)::oid) > 0
                           OR strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)),
                count(*) FILTER (WHERE strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)
           INTO v_changed, v_kept
@@ -367,21 +392,20 @@ BEGIN
                                 WHERE r.oid = ANY (v_changed));
         END IF;
     END IF;
-    -- A relation that is gone: its domain is one that no relation is left of.
+    -- A relation that is gone, or goes by another name: its domain cannot be told any more.
     IF NOT v_unknown AND v_kept < length(v_before) - length(replace(v_before, ',', '')) - 1 THEN
-        v_domains := coalesce(v_domains, '{}') || ARRAY(
-            SELECT d.domain FROM turbo.tb_domain d
-             WHERE NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.domain = d.domain));
+        v_unknown := true;
+        v_domains := ARRAY(SELECT t.domain FROM turbo.fn_tracked() t UNION SELECT d.domain FROM turbo.tb_domain d);
     END IF;
     IF coalesce(cardinality(v_domains), 0) = 0 THEN
-        RETURN 0;
+        RETURN '0' || v_definitions;
     END IF;
     v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_domains)]),
                             array_fill(1::bigint, ARRAY[cardinality(v_domains)]),
                             array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END,
                                        ARRAY[cardinality(v_domains)]),
                             v_domains, settings, 'always', summary);
-    RETURN CASE WHEN v_unknown THEN -v_rows ELSE v_rows END;
+    RETURN CASE WHEN v_unknown THEN -v_rows ELSE v_rows END || v_definitions;
 END
 $function$;
 
