@@ -145,6 +145,7 @@ pub fn start_logging(common: &CommonArgs, file: &ConfigFile) -> anyhow::Result<(
 pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
     let file = read_config(&args.common)?;
     start_logging(&args.common, &file)?;
+    let mut signals = Signals::new()?;
     let cluster = match file.embedded(&args) {
         Some(data_dir) => {
             let cluster = start_cluster(data_dir).await?;
@@ -156,14 +157,11 @@ pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
         None => None,
     };
     let running = Running::start(Config::new(&args, &file)?).await?;
-    wait_for_signal().await?;
+    signals.next().await;
     tracing::info!("shutting down: no new clients, running transactions may end");
     tokio::select! {
         () = running.shutdown() => {}
-        signal = wait_for_signal() => {
-            signal?;
-            tracing::warn!("second signal: stopping at once");
-        }
+        () = signals.next() => tracing::warn!("second signal: stopping at once"),
     }
     drop(cluster);
     Ok(())
@@ -178,19 +176,30 @@ pub async fn start_cluster(data_dir: Option<std::path::PathBuf>) -> anyhow::Resu
     Ok(tokio::task::spawn_blocking(move || Cluster::start(&options)).await??)
 }
 
-/// Waits for SIGINT or SIGTERM.
-///
-/// # Errors
-/// When signals cannot be listened for.
-pub async fn wait_for_signal() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// SIGINT and SIGTERM, listened for from the moment that this is made.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Listens.
+    ///
+    /// # Errors
+    /// When signals cannot be listened for.
+    pub fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
-    Ok(())
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// A plain connection to the database that `--server` or the file names.

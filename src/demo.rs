@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::app::{Running, read_config, say, start_cluster, start_logging, wait_for_signal};
+use crate::app::{Running, Signals, read_config, say, start_cluster, start_logging};
 use crate::cli::{DemoArgs, ServeArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::versions;
@@ -27,6 +27,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let file = read_config(&args.common)?;
     start_logging(&quiet(&args), &file)?;
+    let mut signals = Signals::new()?;
     let (cluster, base) = match &args.server {
         Some(url) => (None, url.clone()),
         None => {
@@ -55,7 +56,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let outcome = tokio::select! {
         outcome = watch(&direct) => outcome,
         outcome = once(&args, running.listen, &server, &direct) => outcome,
-        outcome = wait_for_signal() => outcome,
+        () = signals.next() => Ok(()),
     };
     say("\nStopping.\n")?;
     running.shutdown().await;

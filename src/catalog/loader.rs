@@ -394,6 +394,8 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
             .iter()
             .map(|row| row.try_get(0))
             .collect::<Result<_, _>>()?,
+        set_returning: names(client.query(SET_RETURNING, &[]).await?)?,
+        event_triggers: client.query_one(EVENT_TRIGGERS, &[]).await?.try_get(0)?,
         implicit_functions: names(client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
         cascades: pairs(client.query(CASCADES, &[]).await?)?,
         tenant_column: tenant_column.to_owned(),
@@ -403,6 +405,8 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
 const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
 const TYPE_CHECKS: &str = include_str!("types.sql");
+const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
+const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset";
 const UNSAFE_SYSTEM_OIDS: &str = "SELECT oid FROM pg_catalog.pg_proc \
      WHERE pronamespace = 'pg_catalog'::regnamespace AND proname::text = ANY ($1)";
 const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog.pg_operator o \

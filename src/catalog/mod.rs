@@ -95,6 +95,8 @@ pub struct Catalog {
     pub temporary: HashSet<String>,
     /// Names that may stand before a parenthesis without leading to a write: functions and types.
     pub harmless_calls: HashSet<String>,
+    /// Functions that return any number of rows.
+    pub set_returning: HashSet<String>,
     /// Names whose mention makes a statement unsure: functions that may write, views and types that
     /// call them.
     pub dangerous: HashMap<String, UnknownReason>,
@@ -102,6 +104,8 @@ pub struct Catalog {
     pub dangerous_operators: HashSet<String>,
     /// A cast or an event trigger calls a function that may write; it leaves no trace in a text.
     pub implicit_danger: bool,
+    /// There are event triggers: a definition may run anything.
+    pub event_triggers: bool,
     /// Procedures whose body (or that of one they call) may end the transaction.
     pub may_commit: HashSet<String>,
     /// Views and functions through which a statement may read versions.

@@ -73,6 +73,8 @@ pub struct CatalogRows {
     pub installed: bool,
     /// Names of functions in `pg_catalog`, and of types.
     pub system_names: Vec<String>,
+    /// Names of functions that return sets.
+    pub set_returning: Vec<String>,
     /// Functions of the application.
     pub functions: Vec<FunctionRow>,
     /// Relations of the application.
@@ -85,6 +87,8 @@ pub struct CatalogRows {
     pub operators: Vec<(String, String)>,
     /// Names of functions that casts and event triggers of the application call.
     pub implicit_functions: Vec<String>,
+    /// Enabled event triggers.
+    pub event_triggers: bool,
     /// Edges of `turbo.tb_domain_cascade`.
     pub cascades: Vec<(String, String)>,
     /// Name of the tenant column.
@@ -162,6 +166,8 @@ impl CatalogRows {
             installed: self.installed,
             harmless_calls: self.system_names.iter().cloned().collect(),
             cascades: self.cascades.clone(),
+            event_triggers: self.event_triggers,
+            set_returning: self.set_returning.iter().cloned().collect(),
             unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()
         };
@@ -549,8 +555,12 @@ mod tests {
             ..CatalogRows::default()
         };
         let catalog = rows.build(1);
-        let dangerous: BTreeSet<&str> =
-            catalog.dangerous.keys().map(String::as_str).filter(|name| !RUNS_SQL.contains(name)).collect();
+        let dangerous: BTreeSet<&str> = catalog
+            .dangerous
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !RUNS_SQL.contains(name) && !name.starts_with("operator "))
+            .collect();
         let expected =
             ["broken", "calls", "checked", "dynamic", "native", "python", "total", "v_over", "v_writes", "writes"];
         assert_eq!(dangerous, expected.into());

@@ -81,14 +81,21 @@ impl Analysis {
     /// Whether the text can be relayed without another look: reads, settings.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
-        self.statements
-            .iter()
-            .all(|statement| statement.kind == Kind::Harmless && !statement.reads_versions && !statement.ddl)
+        self.statements.iter().all(|statement| statement.kind == Kind::Harmless && statement.is_plain())
+    }
+}
+
+impl Statement {
+    /// Nothing else about it matters than its kind.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        !self.reads_versions && !self.ddl && !self.copy_in && !self.changes_settings && self.forgets.is_none()
     }
 }
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one statement")]
 pub struct Statement {
     /// Where it stands in the text: first byte, byte behind the last.
     pub span: (usize, usize),
@@ -102,6 +109,19 @@ pub struct Statement {
     pub ddl: bool,
     /// The answer does not depend on the catalog.
     pub timeless: bool,
+    /// It may change how strings are read (`standard_conforming_strings`, `client_encoding`).
+    pub changes_settings: bool,
+    /// Prepared statements that it makes or removes.
+    pub forgets: Option<Forgets>,
+}
+
+/// Prepared statements whose names get another meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forgets {
+    /// This one.
+    One(String),
+    /// All of them.
+    All,
 }
 
 /// What a statement does, as far as versions go.

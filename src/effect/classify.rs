@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::analysis::{AnalysisContext, Control, Kind, RowCount, Statement, Tenants, Touched, Write};
+use super::analysis::{AnalysisContext, Control, Forgets, Kind, RowCount, Statement, Tenants, Touched, Write};
 use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
@@ -151,6 +151,9 @@ const KEYWORD_CALLS: &[&str] = &[
     "varying",
 ];
 
+/// Most tokens of a statement that is searched for settings by name.
+const SHORT: usize = 1_000;
+
 /// Analyses one statement.
 #[must_use]
 pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) -> Statement {
@@ -158,11 +161,12 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     let kind = classifier.kind();
     Statement {
         // What a definition changes may be gone, or not known yet, when it could be measured.
-        timeless: classifier.is_timeless()
-            || (statement.is_any(0, &["alter", "drop"]) && matches!(kind, Kind::Write(_))),
+        timeless: classifier.is_timeless() || (statement.is_any(0, &["drop"]) && matches!(kind, Kind::Write(_))),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
-        reads_versions: classifier.reads_versions(),
+        reads_versions: classifier.reads_versions() || classifier.may_end_writing(),
+        changes_settings: classifier.changes_settings(),
+        forgets: classifier.forgets(),
         ddl: classifier.is_ddl(),
         kind,
     }
@@ -190,7 +194,14 @@ impl Classifier<'_> {
             return Kind::Control(control);
         }
         if self.refuses_block() {
-            return Kind::Alone;
+            let dangerous = &self.context.catalog.dangerous;
+            let calls = s.is_word(0, "create")
+                && (1..s.tokens.len()).filter_map(|index| s.name(index)).any(|name| dangerous.contains_key(&name));
+            return if calls { Kind::MayCommit(UnknownReason::Expression) } else { Kind::Alone };
+        }
+        if s.is_word(0, "alter") && s.tokens.len() > 3 && s.is_word(s.tokens.len() - 1, "concurrently") {
+            // DETACH PARTITION … CONCURRENTLY takes rows away, and refuses a block.
+            return Kind::MayCommit(UnknownReason::Definition);
         }
         let first = s.name(0).filter(|_| s.kind(0) == Some(TokenKind::Word)).unwrap_or_default();
         match first.as_str() {
@@ -204,11 +215,13 @@ impl Classifier<'_> {
             "do" => self.anonymous_block(),
             "execute" => Kind::Measure(UnknownReason::Execute),
             "prepare" | "deallocate" | "discard" | "set" | "reset" | "show" | "listen" | "unlisten" | "notify"
-            | "close" | "lock" | "analyze" | "checkpoint" | "load" => Kind::Harmless,
+            | "close" | "lock" | "checkpoint" | "load" => Kind::Harmless,
+            // Expressions of indexes are computed.
+            "analyze" => Kind::Measure(UnknownReason::Expression),
             _ if s.kind(0) == Some(TokenKind::OpenParen) => self.query(),
-            "alter" | "drop" => self.definition(),
-            "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign" | "reindex"
-            | "cluster" => Kind::Measure(UnknownReason::Definition),
+            "drop" => self.definition(),
+            "alter" | "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign"
+            | "reindex" | "cluster" => Kind::Measure(UnknownReason::Definition),
             _ => Kind::Measure(UnknownReason::UnknownForm),
         }
     }
@@ -256,7 +269,9 @@ impl Classifier<'_> {
             () if s.is_any(0, &["commit", "rollback"]) => s.is_word(1, "prepared"),
             () if s.is_any(0, &["create", "drop"]) && object(&["database", "tablespace", "subscription"]) => true,
             () if s.is_word(0, "alter") && object(&["database", "subscription"]) => true,
-            () if s.is_any(0, &["create", "drop", "reindex", "alter"]) && has("concurrently") => true,
+            () if s.is_word(0, "drop") && s.is_word(1, "index") => has("concurrently"),
+            () if s.is_word(0, "create") && (1..=3).any(|index| s.are_words(index, &["index", "concurrently"])) => true,
+            () if s.is_word(0, "reindex") && has("concurrently") => true,
             () if s.is_word(0, "reindex") => ["schema", "database", "system"].into_iter().any(has),
             () if s.is_word(0, "cluster") => {
                 !(1..s.tokens.len()).any(|index| s.is_name(index) && !s.is_word(index, "verbose"))
@@ -355,8 +370,10 @@ impl Classifier<'_> {
         }
         let (rows, leaves_no_trace_without_rows) = match verb.event {
             Some(WriteEvent::Insert) => self.insert_rows(name.end, relation, upsert),
-            _ => (RowCount::Tag, true),
+            _ => (RowCount::Tag, !self.leaves_traces()),
         };
+        // The transaction's id and the server's counters say nothing about a foreign table.
+        let rows = if relation.foreign { RowCount::NotZero } else { rows };
         let (tenants, rule) = match verb.event {
             Some(event) => tenants::of_statement(self.context, s, event, &name, relation),
             None => tenants::unsaid(self.context, relation, "MERGE does not say its tenants"),
@@ -390,14 +407,37 @@ impl Classifier<'_> {
         (0..self.statement.tokens.len()).any(|index| self.statement.are_words(index, words))
     }
 
+    /// Row locks and sequences assign a transaction id, whether rows change or not.
+    fn leaves_traces(&self) -> bool {
+        let s = self.statement;
+        (0..s.tokens.len()).any(|index| {
+            (s.is_word(index, "for") && s.is_any(index + 1, &["update", "share", "no", "key"]))
+                || s.is_word(index, "nextval")
+        })
+    }
+
     /// How many rows an INSERT changes, and whether one that changes none leaves no trace.
     fn insert_rows(&self, from: usize, relation: &Relation, upsert: bool) -> (RowCount, bool) {
         let s = self.statement;
         let values = s.find_top(from, |s, index| s.is_any(index, &["values", "select", "with", "table"]));
+        let traceless = !self.leaves_traces();
         let Some(values) = values.filter(|&values| s.is_word(values, "values")) else {
-            return (RowCount::Tag, true);
+            return (RowCount::Tag, traceless);
         };
-        let Some(conflict) = s.find_top(values, |s, index| s.are_words(index, &["on", "conflict"])) else {
+        let conflict = s.find_top(values, |s, index| s.are_words(index, &["on", "conflict"]));
+        let returning = s.find_top(values, |s, index| s.is_word(index, "returning"));
+        let end = conflict.or(returning).unwrap_or(s.tokens.len());
+        // A function may return no row or many; behind the rows a set operation or LIMIT may take them away.
+        let sets = &self.context.catalog.set_returning;
+        let calls = (values + 1..end).any(|index| {
+            s.kind(index + 1) == Some(TokenKind::OpenParen) && s.name(index).is_some_and(|name| sets.contains(&name))
+        });
+        let more = s.find_top(values + 1, |s, index| s.kind(index) == Some(TokenKind::Word)).is_some_and(|at| at < end);
+        if calls || more {
+            let sequence = conflict.is_some() && relation.has_sequence;
+            return (RowCount::Tag, traceless && !calls && !sequence);
+        }
+        let Some(conflict) = conflict else {
             return (RowCount::NotZero, true);
         };
         let update = s.find_top(conflict, |s, index| s.are_words(index, &["do", "update"]));
@@ -459,9 +499,22 @@ impl Classifier<'_> {
     /// DECLARE: runs nothing of its query, FETCH does.
     fn declare(&self) -> Kind {
         match self.statement.name(1) {
+            Some(_) if self.has_words(&["with", "hold"]) && self.danger(None).is_some() => self.every_domain(),
             Some(name) => Kind::DeclareCursor { name, harmless: self.danger(None).is_none() },
             None => Kind::Measure(UnknownReason::Cursor),
         }
+    }
+
+    /// What runs when it is too late to measure: the query of a cursor WITH HOLD runs at COMMIT.
+    fn every_domain(&self) -> Kind {
+        let touched = self
+            .context
+            .catalog
+            .domains
+            .iter()
+            .map(|domain| Touched { domain: domain.clone(), tenants: Tenants::All, rule: "the query runs at COMMIT" })
+            .collect();
+        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
     }
 
     fn fetch(&self) -> Kind {
@@ -474,7 +527,7 @@ impl Classifier<'_> {
 
     fn explain(&self) -> Kind {
         let runs = ["analyze", "analyse"].iter().any(|word| self.has_words(&[word]));
-        let more = ["execute", "create", "refresh", "declare"].iter().any(|word| self.has_words(&[word]));
+        let more = ["execute", "create", "refresh", "declare", "into"].iter().any(|word| self.has_words(&[word]));
         if runs && (more || !self.verbs(1).is_empty()) {
             return Kind::Measure(UnknownReason::Explain);
         }
@@ -510,7 +563,7 @@ impl Classifier<'_> {
         }
     }
 
-    /// ALTER and DROP: what they name may vanish before the server could measure it.
+    /// DROP: what it names is gone when the server could measure it.
     fn definition(&self) -> Kind {
         let s = self.statement;
         let domains: BTreeSet<String> =
@@ -519,7 +572,10 @@ impl Classifier<'_> {
             .into_iter()
             .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
             .collect();
-        if touched.is_empty() || !s.is_any(1, &["table", "materialized", "foreign", "schema"]) {
+        if touched.is_empty()
+            || !s.is_any(1, &["table", "materialized", "foreign"])
+            || self.context.catalog.event_triggers
+        {
             return Kind::Measure(UnknownReason::Definition);
         }
         Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
@@ -585,6 +641,42 @@ impl Classifier<'_> {
         with || alias
     }
 
+    /// It may make the transaction read-only: bumps that wait must be there before.
+    fn may_end_writing(&self) -> bool {
+        let s = self.statement;
+        let read_only = |bytes: &[u8]| contains_word(bytes, b"transaction_read_only");
+        let sets = s.is_any(0, &["set", "reset"])
+            && (s.is_any(1, &["transaction", "session", "all"]) || s.is_any(2, &["transaction"]));
+        sets || self.has_words(&["set_config"])
+            || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| read_only(s.bytes(index))))
+    }
+
+    fn changes_settings(&self) -> bool {
+        let s = self.statement;
+        let named = |bytes: &[u8]| {
+            contains_word(bytes, b"standard_conforming_strings") || contains_word(bytes, b"client_encoding")
+        };
+        let sets = s.is_any(0, &["set", "reset", "discard"]);
+        let all = (1..=2).any(|index| s.is_any(index, &["all", "names"]));
+        (sets && all) || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| named(s.bytes(index))))
+    }
+
+    /// SQL-level PREPARE, DEALLOCATE, DISCARD: protocol-level statements go by the same names.
+    fn forgets(&self) -> Option<Forgets> {
+        let s = self.statement;
+        let name = |index: usize| match s.name(index) {
+            Some(name) if !s.is_word(index, "all") => Forgets::One(name),
+            _ => Forgets::All,
+        };
+        match () {
+            () if s.is_word(0, "prepare") && self.control().is_none() => Some(name(1)),
+            () if s.are_words(0, &["deallocate", "prepare"]) && s.is_name(2) => Some(name(2)),
+            () if s.is_word(0, "deallocate") => Some(name(1)),
+            () if s.is_word(0, "discard") => Some(Forgets::All),
+            () => None,
+        }
+    }
+
     fn reads_versions(&self) -> bool {
         let s = self.statement;
         let readers = &self.context.catalog.version_readers;
@@ -594,20 +686,18 @@ impl Classifier<'_> {
     fn is_ddl(&self) -> bool {
         let s = self.statement;
         if s.is_word(0, "create") && (1..=2).any(|index| s.is_any(index, &["temp", "temporary"])) {
-            // Only a name that shadows a tracked relation makes a difference.
-            return self.names_tracked_relation();
+            // Only a name that hides a relation makes a difference.
+            return self.names_relation();
         }
         s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign", "do"])
             || (s.is_word(0, "select") && self.selects_into())
             || self.writes_own_tables()
     }
 
-    fn names_tracked_relation(&self) -> bool {
+    fn names_relation(&self) -> bool {
         let s = self.statement;
-        let tracked = |name: String| {
-            self.context.catalog.candidates(None, &name).iter().any(|relation| !relation.domains.is_empty())
-        };
-        (1..s.tokens.len()).filter_map(|index| s.name(index)).any(tracked)
+        let known = |name: String| self.context.catalog.relations.contains_key(&name);
+        (1..s.tokens.len()).filter_map(|index| s.name(index)).any(known)
     }
 
     /// A change of the tables that hold our configuration changes the catalog too.

@@ -19,7 +19,8 @@ mod tests;
 pub mod unknown;
 
 pub use analysis::{
-    Analysis, AnalysisContext, Control, EffectSettings, Kind, RowCount, Statement, Tenant, Tenants, Touched, Write,
+    Analysis, AnalysisContext, Control, EffectSettings, Forgets, Kind, RowCount, Statement, Tenant, Tenants, Touched,
+    Write,
 };
 
 use crate::limits;

@@ -87,6 +87,9 @@ fn of_insert(
         return Err("INSERT takes its rows from a query");
     }
     let (tenants, end) = of_rows(s, at + 1, position, column)?;
+    if end < s.tokens.len() && !s.is_any(end, &["on", "returning"]) {
+        return Err("more than VALUES rows are inserted");
+    }
     check_upsert(s, end, tenant_column)?;
     Ok((tenants, "tenant column of the VALUES rows"))
 }
@@ -302,8 +305,8 @@ fn check_upsert(s: &StatementTokens<'_>, from: usize, tenant_column: &str) -> Re
     let open = conflict + 2;
     let by_tenant = s.kind(open) == Some(TokenKind::OpenParen)
         && s.behind_parens(open).is_some_and(|end| column_position(s, open, end, tenant_column).is_some());
-    let sets_tenant = (update..s.tokens.len())
-        .any(|index| s.is_name(index) && s.name(index).as_deref() == Some(tenant_column) && s.bytes(index + 1) == b"=");
+    let sets_tenant =
+        (update..s.tokens.len()).any(|index| s.is_name(index) && s.name(index).as_deref() == Some(tenant_column));
     if by_tenant && !sets_tenant { Ok(()) } else { Err("an upsert may change another tenant's row") }
 }
 
@@ -314,6 +317,9 @@ fn of_where(
     column: TenantColumn,
 ) -> Result<Answer, &'static str> {
     const UNPARSED: &str = "the statement is not one that sqlparser reads";
+    if !context.standard_conforming_strings && s.text.contains(&b'\\') {
+        return Err("sqlparser does not know backslashes in strings");
+    }
     if s.tokens.len() > limits::PARSED_TOKENS_MAX {
         return Err("the statement is too long to look for tenants in WHERE");
     }
@@ -420,7 +426,7 @@ impl<'a> WhereReader<'a> {
         match expression {
             Expr::Identifier(column) => !self.joined && folded(column) == self.tenant_column,
             Expr::CompoundIdentifier(path) => match path.as_slice() {
-                [.., table, column] => self.names.contains(&folded(table)) && folded(column) == self.tenant_column,
+                [table, column] => self.names.contains(&folded(table)) && folded(column) == self.tenant_column,
                 _ => false,
             },
             Expr::Nested(inner) => self.is_tenant(inner),

@@ -56,6 +56,7 @@ pub(crate) fn catalog() -> Catalog {
         ]
         .map(Into::into)
         .into(),
+        set_returning: ["generate_series", "unnest"].map(Into::into).into(),
         relations: vec![
             table(1, "tv_a"),
             table(2, "tv_b"),
@@ -68,6 +69,8 @@ pub(crate) fn catalog() -> Catalog {
             RelationRow { kind: 'v', ..table(9, "v_plain") },
             RelationRow { kind: 'v', read_expressions: "SELECT app.writes()".into(), ..table(10, "v_writes") },
             RelationRow { kind: 'f', ..table(11, "tv_foreign") },
+            RelationRow { kind: 'p', ..table(23, "tb_parts") },
+            RelationRow { kind: 'f', parents: vec![23], ..table(24, "tb_foreign_part") },
             RelationRow { kind: 'p', ..table(12, "tv_parts") },
             RelationRow { parents: vec![12], ..table(13, "tv_parts_own") },
             RelationRow { temporary: true, ..table(14, "tv_temp") },

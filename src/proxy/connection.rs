@@ -65,6 +65,8 @@ struct Lane {
     output: Vec<u8>,
     /// Bytes of the message at hand that still stream through, or are dropped.
     streaming: usize,
+    /// Bytes of ours that go behind the message that is streaming.
+    behind_stream: Vec<u8>,
     dropping: bool,
     /// The end of the stream was read.
     ended: bool,
@@ -91,12 +93,12 @@ struct Pump {
 }
 
 impl Connection {
-    /// Relays `first` (the startup packet, and what came behind it) and then everything, until a side
-    /// closes.
+    /// Relays the startup packet, `early` (what came behind it) and then everything, until a side
+    /// closes. `name` is that of everything of ours on the server connection.
     ///
     /// # Errors
     /// Of the sockets; the session is over then.
-    pub async fn run(self, first: &[u8], name: &str) -> io::Result<Ending> {
+    pub async fn run(self, packet: &[u8], early: Vec<u8>, name: &str) -> io::Result<Ending> {
         let view = self.database.as_ref().map(|database| database.view());
         let mut pump = Pump {
             client: self.client,
@@ -114,7 +116,9 @@ impl Connection {
             server_shut: false,
             shard: self.shard,
         };
-        pump.up.output.extend_from_slice(first);
+        pump.up.output.extend_from_slice(packet);
+        pump.up.input = early;
+        pump.process_client_input()?;
         pump.run(self.drain, self.kill).await
     }
 }
@@ -153,8 +157,10 @@ impl Pump {
 
     /// What to wait for at the client's socket.
     fn client_interest(&self) -> Option<Interest> {
-        let read =
-            !self.up.ended && !self.held && !self.last_words && self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
+        // A client that is held back is still read a little: its end is to be noticed.
+        let room = !self.held || self.up.input.len() < limits::READ_BYTES;
+        let below = self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
+        let read = !self.up.ended && room && !self.last_words && below;
         interest(read, !self.down.output.is_empty() && !self.client_gone)
     }
 
@@ -210,12 +216,14 @@ impl Pump {
                 Ok(count) => {
                     let start = std::time::Instant::now();
                     let bytes = scratch.get(..count).unwrap_or_default();
-                    if self.up.input.is_empty() {
+                    if self.up.input.is_empty() && !self.held {
                         let consumed = self.process_client(bytes)?;
                         self.up.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
                     } else {
                         self.up.input.extend_from_slice(bytes);
-                        self.process_client_input()?;
+                        if !self.held {
+                            self.process_client_input()?;
+                        }
                     }
                     self.write_out()?;
                     self.metrics.added_latency(self.shard, start.elapsed());
@@ -295,6 +303,11 @@ impl Pump {
                 let part = self.up.streaming.min(rest.len());
                 self.up.streaming -= part;
                 at += part;
+                if self.up.streaming == 0 && !self.up.behind_stream.is_empty() {
+                    self.relay_up(bytes.get(relay_from..at).unwrap_or_default())?;
+                    relay_from = at;
+                    self.up.output.append(&mut self.up.behind_stream);
+                }
                 continue;
             }
             let header = match FrameHeader::peek(rest) {
@@ -392,7 +405,9 @@ impl Pump {
                 relay_from = at + length;
                 self.down.dropping = true;
             }
-            self.up.output.append(&mut self.out.to_server);
+            // Never into the middle of a message of the client's.
+            let lane = if self.up.streaming > 0 { &mut self.up.behind_stream } else { &mut self.up.output };
+            lane.append(&mut self.out.to_server);
             at += length;
         }
         self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;

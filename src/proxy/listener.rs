@@ -143,7 +143,7 @@ impl Proxy {
             shard: usize::try_from(number).unwrap_or(0),
         };
         let name = format!("_turnstile_{:016x}", self.nonce);
-        match connection.run(&start.first, &name).await {
+        match connection.run(&start.packet, start.early, &name).await {
             Ok(Ending::Violation) => self.metrics.violated(),
             Ok(Ending::Closed | Ending::Drained) => {}
             Err(error) => tracing::debug!(%error, "session ended"),
@@ -172,9 +172,8 @@ impl Proxy {
                 let server = connect(&self.config.server)
                     .await
                     .map_err(|error| Refusal::Server(self.config.server.to_string(), error))?;
-                let mut first = packet.clone();
-                first.append(&mut reader.buffer);
-                Ok(Some(Start { server, database, first }))
+                let early = std::mem::take(&mut reader.buffer);
+                Ok(Some(Start { server, database, packet: packet.clone(), early }))
             }
             // StartupReader has answered those.
             StartupPacket::SslRequest | StartupPacket::GssEncRequest => Ok(None),
@@ -254,7 +253,9 @@ impl Proxy {
 struct Start {
     server: Socket,
     database: Option<Arc<crate::catalog::loader::Database>>,
-    first: Vec<u8>,
+    packet: Vec<u8>,
+    /// What the client sent behind its startup packet.
+    early: Vec<u8>,
 }
 
 /// Reads startup packets, byte by byte if need be, and refuses encryption.

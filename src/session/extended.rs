@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::outstanding::{Purpose, Request};
+use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control};
+use crate::effect::{Analysis, Control, Forgets};
 use crate::wire::frontend::{Bind, Named, Parse, execute_portal, function_call_oid};
 
 /// OIDs below are of the system's own objects (`FirstUnpinnedObjectId`).
@@ -29,7 +29,7 @@ impl Session {
     }
 
     fn prepare(&self, parse: &Parse<'_>) -> Prepared {
-        if self.settings.lexable {
+        if self.settings.lexable || parse.sql.is_ascii() {
             Prepared::new(&self.view.analyzer, parse.sql, parse.type_bytes(), self.settings.standard_conforming_strings)
         } else {
             Prepared::opaque(Analysis::opaque(parse.sql.len(), UnknownReason::Encoding))
@@ -88,9 +88,20 @@ impl Session {
         if !self.settle_before(&act, portal.reads_versions, out) {
             return ClientStep::Hold;
         }
+        let first = !portal.executed && matches!(act, Act::Write { .. });
+        let first_of = execute_portal(body).filter(|_| first).map(Box::from);
         if let Some(portal) = execute_portal(body).and_then(|name| self.names.portal_mut(name)) {
             portal.executed = true;
         }
+        match &portal.forgets {
+            Some(Forgets::One(name)) => self.names.forget_statements(Some(name)),
+            Some(Forgets::All) => self.names.forget_statements(None),
+            None => {}
+        }
+        let ends_block =
+            matches!(act, Act::Control(Control::Commit { .. } | Control::Rollback { .. } | Control::Prepare));
+        self.flushed = false;
+        self.unit.changes_settings |= portal.changes_settings;
         self.unit.open = true;
         self.unit.executes += 1;
         if portal.ddl && self.is_active() {
@@ -104,7 +115,10 @@ impl Session {
             self.measure_after_copy = !out.behind.is_empty();
             out.behind.clear();
         }
-        self.push_execute(write, out);
+        self.outstanding.push(Request::Execute { write, first_of, ends_block });
+        if !out.behind.is_empty() {
+            self.push_injected(Purpose::MeasureEnd);
+        }
         ClientStep::Relay
     }
 
@@ -186,13 +200,6 @@ impl Session {
         }
     }
 
-    fn push_execute(&mut self, write: Option<u64>, out: &Output) {
-        self.outstanding.push(Request::Execute { write });
-        if !out.behind.is_empty() {
-            self.push_injected(Purpose::MeasureEnd);
-        }
-    }
-
     fn execute_control(&mut self, control: Control, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Control));
         self.unit.context = match control {
@@ -213,17 +220,12 @@ impl Session {
     pub(super) fn on_sync(&mut self, out: &mut Output) -> ClientStep {
         if self.phase == Phase::SkippingToSync {
             self.phase = Phase::Ready;
-            self.end_unit(false);
+            self.end_unit(self.unit.bump_all_after);
             return ClientStep::Relay;
         }
         if self.copy_in == CopyIn::Expected {
             // Ignored if the COPY has begun, effective if it failed.
-            self.outstanding.push(Request::Sync {
-                changes_block: false,
-                ddl: false,
-                unless_copy: true,
-                bump_all_after: false,
-            });
+            self.outstanding.push(Request::Sync(SyncRequest { unless_copy: true, ..SyncRequest::default() }));
             return ClientStep::Relay;
         }
         self.end_measured_copy(out);
@@ -243,7 +245,15 @@ impl Session {
     fn end_unit(&mut self, bump_all_after: bool) {
         let changes_block = self.unit.context.is_some();
         self.unconfirmed += usize::from(changes_block);
-        self.outstanding.push(Request::Sync { changes_block, ddl: self.unit.ddl, unless_copy: false, bump_all_after });
+        self.settings_in_flight += usize::from(self.unit.changes_settings);
+        self.ddl_in_flight += usize::from(self.unit.ddl);
+        self.outstanding.push(Request::Sync(SyncRequest {
+            changes_block,
+            ddl: self.unit.ddl,
+            changes_settings: self.unit.changes_settings,
+            bump_all_after,
+            ..SyncRequest::default()
+        }));
         self.unit = self.unit.next();
     }
 
@@ -257,8 +267,10 @@ impl Session {
             return ClientStep::Hold;
         }
         let catalog = &self.view.analyzer.catalog;
-        let harmless = function_call_oid(body)
-            .is_some_and(|oid| oid < SYSTEM_OID_MAX || (self.is_fresh() && catalog.harmless_oids.contains(&oid)));
+        let harmless = function_call_oid(body).is_some_and(|oid| {
+            let system = oid < SYSTEM_OID_MAX && !catalog.unsafe_system_oids.contains(&oid);
+            system || (self.is_fresh() && catalog.harmless_oids.contains(&oid))
+        });
         if harmless {
             out.events.push(Event::Statement(StatementClass::Harmless));
         } else {

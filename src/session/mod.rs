@@ -164,6 +164,10 @@ pub struct Session {
     own_ddl: bool,
     /// A measured COPY FROM STDIN is under way.
     measure_after_copy: bool,
+    /// Outstanding messages that may change how strings are read.
+    settings_in_flight: usize,
+    /// Outstanding messages that may change the catalog.
+    ddl_in_flight: usize,
     /// A Flush was sent so that command tags come.
     flushed: bool,
     /// ReadyForQuery that waits for a late bump.
@@ -196,6 +200,8 @@ impl Session {
             copy_in: CopyIn::No,
             own_ddl: false,
             measure_after_copy: false,
+            settings_in_flight: 0,
+            ddl_in_flight: 0,
             flushed: false,
             late_ready: None,
         }
@@ -251,7 +257,8 @@ impl Session {
     /// Decides about a client message; `body` is as much of it as [`Session::client_need`] said.
     pub fn on_client(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ClientStep {
         if self.phase == Phase::Starting {
-            return ClientStep::Relay;
+            // Statements that are sent behind the StartupMessage wait for the end of the start-up phase.
+            return if message_type == frontend::PASSWORD { ClientStep::Relay } else { ClientStep::Hold };
         }
         if self.must_hold(message_type) {
             return ClientStep::Hold;
@@ -262,9 +269,8 @@ impl Session {
             frontend::COPY_DATA | frontend::PASSWORD => ClientStep::Relay,
             frontend::COPY_DONE | frontend::COPY_FAIL => {
                 self.copy_in = match self.copy_in {
-                    CopyIn::Active => CopyIn::No,
-                    _ if self.outstanding.is_empty() => CopyIn::No,
-                    _ => CopyIn::DoneEarly,
+                    CopyIn::Active | CopyIn::No => CopyIn::No,
+                    CopyIn::Expected | CopyIn::DoneEarly => CopyIn::DoneEarly,
                 };
                 ClientStep::Relay
             }
@@ -302,18 +308,25 @@ impl Session {
 
     /// Whether the message has to wait for the server.
     fn must_hold(&self, message_type: u8) -> bool {
-        if matches!(message_type, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL) {
-            // Gating copy data could wait for ever: the server waits for it. It asks for no reply.
+        let copy_message = matches!(message_type, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL);
+        if copy_message && self.copy_in != CopyIn::No && self.copy_in != CopyIn::Expected {
+            // The server waits for it.
             return false;
         }
-        if self.outstanding.len() >= limits::OUTSTANDING_REQUESTS_MAX || self.late_ready.is_some() {
+        if self.outstanding.len() >= limits::OUTSTANDING_REQUESTS_MAX
+            || self.late_ready.is_some()
+            || self.settings_in_flight > 0
+        {
             return true;
         }
         match self.outstanding.back() {
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
-            Some(Request::Query(query)) => (query.rewrite.is_some() && !query.visible) || query.bump_all_after,
-            Some(Request::Sync { bump_all_after, .. }) => *bump_all_after,
+            Some(Request::Query(query)) => {
+                (query.rewrite.is_some() && !query.visible) || query.bump_all_after || query.bump_before_commit
+            }
+            Some(Request::Sync(sync)) => sync.bump_all_after,
+            Some(Request::Rollback) => true,
             Some(Request::FunctionCall) => true,
             _ => false,
         }
@@ -342,7 +355,7 @@ impl Session {
     pub fn owes_late_bump(&self) -> bool {
         let owes = |request: &Request| match request {
             Request::Query(query) => query.bump_all_after,
-            Request::Sync { bump_all_after, .. } => *bump_all_after,
+            Request::Sync(sync) => sync.bump_all_after,
             Request::LateSync => true,
             _ => false,
         };
@@ -384,6 +397,11 @@ impl Session {
     fn inject_pending(&mut self, out: &mut Output) -> bool {
         if self.pending.is_empty() {
             return true;
+        }
+        if self.context() == Context::Block && self.outstanding.iter().any(Request::ends_unit) {
+            // The block may have failed meanwhile: then the server refuses our part, and what the
+            // client sends behind it must still be processed.
+            return false;
         }
         let condition = if self.pending.is_decided() {
             Condition::Always

@@ -7,6 +7,7 @@ use super::rewrite::PositionMap;
 
 /// What a client's simple query waits for.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one message")]
 pub struct QueryRequest {
     /// The text was sent with statements of ours in it.
     pub rewrite: Option<Rewrite>,
@@ -20,6 +21,17 @@ pub struct QueryRequest {
     pub changes_block: bool,
     /// It may change the catalog.
     pub ddl: bool,
+    /// How strings are read may change.
+    pub changes_settings: bool,
+    /// It may read copy data.
+    pub copy_in: bool,
+    /// A bump of ours stands right before the client's COMMIT in it.
+    pub bump_before_commit: bool,
+    /// That bump failed: end the block as the COMMIT would have.
+    pub rollback_after: bool,
+    /// CommandComplete of the client's last statement, until ours behind it has ended: the server
+    /// sends the last one of a text only after the commit.
+    pub withheld: Option<Vec<u8>>,
     /// Bump every domain before its ReadyForQuery is forwarded.
     pub bump_all_after: bool,
     /// Its replies are dropped; the client's own text is sent again at ReadyForQuery.
@@ -50,6 +62,24 @@ pub enum Purpose {
     BumpAll,
 }
 
+/// What a Sync waits for.
+#[derive(Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one message")]
+pub struct SyncRequest {
+    /// The transaction status may change in a way that only ReadyForQuery tells.
+    pub changes_block: bool,
+    /// The catalog may have changed.
+    pub ddl: bool,
+    /// How strings are read may change.
+    pub changes_settings: bool,
+    /// Sent while a COPY FROM STDIN may be in progress: if it is, the server ignores it.
+    pub unless_copy: bool,
+    /// Bump every domain before its ReadyForQuery is forwarded.
+    pub bump_all_after: bool,
+    /// A bump failed before the client's COMMIT, which the server then skipped: end the block for it.
+    pub rollback_after: bool,
+}
+
 /// A message that waits for its reply.
 #[derive(Debug)]
 pub enum Request {
@@ -63,20 +93,15 @@ pub enum Request {
     Execute {
         /// The write whose command tag decides about its bump.
         write: Option<u64>,
+        /// The portal, when this is its first Execute and writes.
+        first_of: Option<Box<[u8]>>,
+        /// It ends a block.
+        ends_block: bool,
     },
     /// Close; what to restore if it is skipped.
     Close(Option<Box<Undo>>),
     /// Sync.
-    Sync {
-        /// The transaction status may change in a way that only ReadyForQuery tells.
-        changes_block: bool,
-        /// The catalog may have changed.
-        ddl: bool,
-        /// Sent while a COPY FROM STDIN may be in progress: if it is, the server ignores it.
-        unless_copy: bool,
-        /// Bump every domain before its ReadyForQuery is forwarded.
-        bump_all_after: bool,
-    },
+    Sync(SyncRequest),
     /// FunctionCall.
     FunctionCall,
     /// Simple query.
@@ -88,6 +113,8 @@ pub enum Request {
         /// CloseCompletes due.
         closes: u8,
     },
+    /// A ROLLBACK of ours, for a COMMIT that the server skipped because of us.
+    Rollback,
     /// The Sync of a bump that follows a statement which ran alone; then the client gets the
     /// ReadyForQuery that waits.
     LateSync,
@@ -97,13 +124,17 @@ impl Request {
     /// Whether it ends the unit of messages that it belongs to.
     #[must_use]
     pub const fn ends_unit(&self) -> bool {
-        matches!(self, Self::Sync { unless_copy: false, .. } | Self::Query(_) | Self::FunctionCall)
+        match self {
+            Self::Sync(sync) => !sync.unless_copy,
+            Self::Query(_) | Self::FunctionCall => true,
+            _ => false,
+        }
     }
 
     /// Whether ReadyForQuery ends it.
     #[must_use]
     pub const fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Sync { .. } | Self::Query(_) | Self::FunctionCall | Self::LateSync)
+        matches!(self, Self::Sync(_) | Self::Query(_) | Self::FunctionCall | Self::LateSync | Self::Rollback)
     }
 }
 
@@ -137,6 +168,14 @@ impl OutstandingRequests {
         self.queue.front()
     }
 
+    /// The oldest Sync.
+    pub fn sync_mut(&mut self) -> Option<&mut SyncRequest> {
+        self.queue.iter_mut().find_map(|request| match request {
+            Request::Sync(sync) => Some(sync),
+            _ => None,
+        })
+    }
+
     /// The oldest.
     pub fn front_mut(&mut self) -> Option<&mut Request> {
         self.queue.front_mut()
@@ -168,7 +207,7 @@ impl OutstandingRequests {
     /// After an error in an extended query: everything up to the next Sync gets no reply. Returns
     /// it, youngest first; the second value tells whether there is a Sync.
     pub fn discard_until_sync(&mut self) -> (Vec<Request>, bool) {
-        let is_sync = |request: &Request| matches!(request, Request::Sync { .. } | Request::LateSync);
+        let is_sync = |request: &Request| matches!(request, Request::Sync(_) | Request::LateSync);
         let sync = self.queue.iter().position(is_sync);
         let mut discarded: Vec<Request> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
         discarded.reverse();
@@ -177,6 +216,6 @@ impl OutstandingRequests {
 
     /// COPY FROM STDIN has begun: the server ignores the Syncs that were sent meanwhile.
     pub fn drop_ignored_syncs(&mut self) {
-        self.queue.retain(|request| !matches!(request, Request::Sync { unless_copy: true, .. }));
+        self.queue.retain(|request| !matches!(request, Request::Sync(sync) if sync.unless_copy));
     }
 }

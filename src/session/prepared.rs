@@ -12,7 +12,7 @@ use super::bump::{BumpTenant, Effect};
 use crate::effect::cache::Analyzer;
 use crate::effect::tenants::parse_uuid;
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control, Kind, RowCount, Tenant, Tenants, Write};
+use crate::effect::{Analysis, Control, Forgets, Kind, RowCount, Tenant, Tenants, Write};
 use crate::limits;
 use crate::wire::frontend::{Bind, BoundValue};
 
@@ -74,6 +74,8 @@ impl Prepared {
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
             timeless: statement.timeless,
+            changes_settings: statement.changes_settings,
+            forgets: statement.forgets.clone(),
             executed: false,
         }
     }
@@ -96,6 +98,10 @@ pub struct Portal {
     pub ddl: bool,
     /// The catalog does not matter.
     pub timeless: bool,
+    /// How strings are read may change.
+    pub changes_settings: bool,
+    /// Prepared statements that it makes or removes.
+    pub forgets: Option<Forgets>,
     /// A first Execute was sent: row-changing statements ran to their end then.
     pub executed: bool,
 }
@@ -213,13 +219,24 @@ fn bound_uuid(value: BoundValue<'_>, declared: u32, as_uuid: bool) -> Option<Uui
     parse_uuid(std::str::from_utf8(bytes).ok()?)
 }
 
-/// What to restore when the server did not process a message.
+/// What to restore when the server did not process a message: the former meaning of a name, if the
+/// name still means what that message made of it.
 #[derive(Debug)]
-pub enum Undo {
-    /// A statement's former meaning.
-    Statement(Box<[u8]>, Option<Arc<Prepared>>),
-    /// A portal's former meaning.
-    Portal(Box<[u8]>, Option<Portal>),
+pub struct Undo {
+    name: Box<[u8]>,
+    made: u64,
+    former: Former,
+}
+
+#[derive(Debug)]
+enum Former {
+    Statement(Option<Arc<Prepared>>),
+    Portal(Option<Portal>),
+}
+
+/// Bytes of a name that count: PostgreSQL keeps statements and portals under `NAMEDATALEN` - 1.
+fn key(name: &[u8]) -> &[u8] {
+    name.get(..63).unwrap_or(name)
 }
 
 /// Names of one session.
@@ -228,6 +245,9 @@ pub struct Names {
     statements: HashMap<Box<[u8]>, Arc<Prepared>>,
     statement_bytes: usize,
     portals: HashMap<Box<[u8]>, Portal>,
+    /// Who made (or removed) the present meaning of a name.
+    makers: HashMap<(bool, Box<[u8]>), u64>,
+    made: u64,
     /// Cursors of SQL whose query is harmless.
     harmless_cursors: Vec<String>,
 }
@@ -236,49 +256,94 @@ impl Names {
     /// The statement of a name, `None` if this session did not see its Parse.
     #[must_use]
     pub fn statement(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
-        self.statements.get(name)
+        self.statements.get(key(name))
     }
 
     /// Remembers a statement that was sent; without room it is forgotten, its Executes are measured.
     pub fn set_statement(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Undo {
+        let name = key(name);
+        let former = self.replace_statement(name, prepared);
+        Undo { name: name.into(), made: self.make(false, name), former: Former::Statement(former) }
+    }
+
+    fn replace_statement(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Option<Arc<Prepared>> {
         let former = self.statements.remove(name);
         self.statement_bytes -= former.as_ref().map_or(0, |former| former.bytes());
         if let Some(prepared) = prepared {
             let bytes = self.statement_bytes + prepared.bytes();
-            let unnamed = name.is_empty();
-            if unnamed
-                || (self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX)
-            {
+            let room =
+                self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX;
+            if name.is_empty() || room {
                 self.statement_bytes = bytes;
                 self.statements.insert(name.into(), prepared);
             }
         }
-        Undo::Statement(name.into(), former)
+        former
+    }
+
+    /// Notes who gave a name its meaning; only messages that wait for a reply need to know.
+    fn make(&mut self, portal: bool, name: &[u8]) -> u64 {
+        self.made += 1;
+        if self.makers.len() >= 2 * limits::OUTSTANDING_REQUESTS_MAX {
+            // A client that gives ever new names while replies are due: what they mean is measured.
+            self.forget_statements(None);
+            self.portals.clear();
+        }
+        self.makers.insert((portal, name.into()), self.made);
+        self.made
+    }
+
+    /// No message waits: nothing can be undone.
+    pub fn settle(&mut self) {
+        self.makers.clear();
     }
 
     /// The portal of a name.
     pub fn portal_mut(&mut self, name: &[u8]) -> Option<&mut Portal> {
-        self.portals.get_mut(name)
+        self.portals.get_mut(key(name))
     }
 
     /// Remembers a portal that was sent.
     pub fn set_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Undo {
+        let name = key(name);
         // Portals and cursors share their names.
         self.harmless_cursors.retain(|cursor| cursor.as_bytes() != name);
+        let former = self.replace_portal(name, portal);
+        Undo { name: name.into(), made: self.make(true, name), former: Former::Portal(former) }
+    }
+
+    fn replace_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Option<Portal> {
         let former = self.portals.remove(name);
         if let Some(portal) = portal
             && (name.is_empty() || self.portals.len() < limits::PORTALS_MAX)
         {
             self.portals.insert(name.into(), portal);
         }
-        Undo::Portal(name.into(), former)
+        former
     }
 
     /// The server did not process a message.
     pub fn undo(&mut self, undo: Undo) {
-        match undo {
-            Undo::Statement(name, former) => drop(self.set_statement(&name, former)),
-            Undo::Portal(name, former) => drop(self.set_portal(&name, former)),
+        let portal = matches!(undo.former, Former::Portal(_));
+        let maker = (portal, undo.name);
+        if self.makers.get(&maker) != Some(&undo.made) {
+            return;
+        }
+        match undo.former {
+            Former::Statement(former) => drop(self.replace_statement(&maker.1, former)),
+            Former::Portal(former) => drop(self.replace_portal(&maker.1, former)),
+        }
+    }
+
+    /// SQL made or removed a prepared statement of this name, or all of them (`None`).
+    pub fn forget_statements(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => drop(self.set_statement(name.as_bytes(), None)),
+            None => {
+                self.statements.clear();
+                self.statement_bytes = 0;
+                self.makers.clear();
+            }
         }
     }
 
@@ -291,6 +356,7 @@ impl Names {
     /// DECLARE was sent.
     pub fn declare_cursor(&mut self, name: &str, harmless: bool) {
         self.harmless_cursors.retain(|known| known != name);
+        self.portals.remove(key(name.as_bytes()));
         if harmless && self.harmless_cursors.len() < limits::CURSORS_MAX {
             self.harmless_cursors.push(name.to_owned());
         }

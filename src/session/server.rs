@@ -1,6 +1,6 @@
 //! Replies: which request each belongs to, and what becomes of it.
 
-use super::outstanding::{Purpose, QueryRequest, Request};
+use super::outstanding::{Purpose, QueryRequest, Request, SyncRequest};
 use super::rewrite::Origin;
 use super::{CopyIn, Event, Need, Output, Phase, ServerStep, Session, bump};
 use crate::limits;
@@ -46,6 +46,12 @@ impl Session {
 
     /// Decides about a server message; `body` is as much of it as [`Session::server_need`] said.
     pub fn on_server(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        if matches!(message_type, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS | backend::NOTIFICATION_RESPONSE)
+            && let Some(Request::Query(query)) = self.outstanding.front_mut()
+            && !query.swallowing
+        {
+            query.release(out);
+        }
         match message_type {
             backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE => self.on_rows(message_type, body, out),
             backend::NOTIFICATION_RESPONSE => ServerStep::Forward,
@@ -59,7 +65,10 @@ impl Session {
             backend::READY_FOR_QUERY => self.on_ready(body, out),
             _ if self.phase == Phase::Starting => ServerStep::Forward,
             backend::ERROR_RESPONSE => self.on_error(body_bytes, body, out),
-            _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => self.on_query_reply(message_type, body),
+            _ if matches!(self.outstanding.front(), Some(Request::Rollback)) => ServerStep::Drop,
+            _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => {
+                self.on_query_reply(message_type, body, out)
+            }
             _ => self.on_extended_reply(message_type, body),
         }
     }
@@ -91,7 +100,7 @@ impl Session {
         forward_with_position(query, backend::NOTICE_RESPONSE, body_bytes, body, out)
     }
 
-    fn on_query_reply(&mut self, message_type: u8, body: &[u8]) -> ServerStep {
+    fn on_query_reply(&mut self, message_type: u8, body: &[u8], out: &mut Output) -> ServerStep {
         let column = self.injector.column();
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
         match message_type {
@@ -101,6 +110,12 @@ impl Session {
             }
             backend::COMMAND_COMPLETE if query.swallowing => {
                 query.swallowing = false;
+                query.release(out);
+                return ServerStep::Drop;
+            }
+            backend::COMMAND_COMPLETE if query.rewrite.is_some() => {
+                query.release(out);
+                query.withheld = Some(encode::message(message_type, body));
                 return ServerStep::Drop;
             }
             backend::COMMAND_COMPLETE => {
@@ -108,10 +123,14 @@ impl Session {
                     self.pending.on_outcome(write, tag_rows(body) != Some(0));
                 }
             }
-            backend::COPY_IN_RESPONSE => self.begin_copy_in(),
+            backend::COPY_IN_RESPONSE => {
+                self.begin_copy_in();
+                self.outstanding.drop_ignored_syncs();
+            }
             _ => {}
         }
         if let Some(Request::Query(query)) = self.outstanding.front_mut() {
+            query.release(out);
             query.visible = true;
         }
         ServerStep::Forward
@@ -156,7 +175,7 @@ impl Session {
 
     fn on_executed(&mut self, message_type: u8, body: &[u8]) {
         let executed = self.outstanding.take(|request| matches!(request, Request::Execute { .. }));
-        if let Some(Request::Execute { write: Some(write) }) = executed {
+        if let Some(Request::Execute { write: Some(write), .. }) = executed {
             let changed = match message_type {
                 backend::COMMAND_COMPLETE => tag_rows(body) != Some(0),
                 // Rows of RETURNING have come; the changes are all made.
@@ -176,8 +195,12 @@ impl Session {
         self.flushed = false;
         self.copy_in = CopyIn::No;
         self.measure_after_copy = false;
-        if matches!(self.outstanding.front(), Some(Request::Query(_))) {
-            return self.on_query_error(body_bytes, body, out);
+        match self.outstanding.front() {
+            Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
+            // FunctionCall answers an error with ReadyForQuery: nothing is skipped.
+            Some(Request::FunctionCall) => return ServerStep::Forward,
+            Some(Request::Rollback) => return ServerStep::Drop,
+            _ => {}
         }
         if matches!(self.outstanding.front(), Some(Request::Injected { .. })) {
             out.events.push(Event::InjectionFailed);
@@ -198,14 +221,21 @@ impl Session {
         let ours = matches!(self.outstanding.front(), Some(Request::Injected { .. }));
         let (discarded, has_sync) = self.outstanding.discard_until_sync();
         let mut skipped_ready = false;
+        let mut skipped_end = false;
         for request in discarded {
             match request {
                 Request::Parse(Some(undo)) | Request::Bind(Some(undo)) | Request::Close(Some(undo)) => {
                     self.names.undo(*undo);
                 }
                 Request::Query(query) => {
-                    self.unconfirmed -= usize::from(query.changes_block);
+                    self.forget_query(&query);
                     skipped_ready = true;
+                }
+                Request::Execute { first_of, ends_block, .. } => {
+                    skipped_end |= ends_block;
+                    if let Some(portal) = first_of.and_then(|name| self.names.portal_mut(&name)) {
+                        portal.executed = false;
+                    }
                 }
                 Request::FunctionCall => skipped_ready = true,
                 _ => {}
@@ -213,18 +243,16 @@ impl Session {
         }
         self.pending.forget_through(unit);
         if has_sync {
+            if let Some(sync) = self.outstanding.sync_mut().filter(|_| ours && skipped_end) {
+                sync.rollback_after = true;
+            }
             return;
         }
         if ours && skipped_ready {
             // The client waits for the ReadyForQuery of a message that the server skips because of
             // us. In a failed transaction Sync commits nothing.
             encode::sync(&mut out.to_server);
-            self.outstanding.push(Request::Sync {
-                changes_block: false,
-                ddl: true,
-                unless_copy: false,
-                bump_all_after: false,
-            });
+            self.outstanding.push(Request::Sync(SyncRequest::default()));
         } else {
             self.phase = Phase::SkippingToSync;
         }
@@ -260,6 +288,13 @@ impl Session {
                 return ServerStep::Drop;
             }
         }
+        if query.bump_before_commit && !query.visible {
+            query.rollback_after = true;
+        }
+        if !query.swallowing {
+            query.release(out);
+        }
+        query.withheld = None;
         query.visible = true;
         query.swallowing = false;
         forward_with_position(query, backend::ERROR_RESPONSE, body_bytes, body, out)
@@ -273,6 +308,11 @@ impl Session {
             self.status = status;
             return ServerStep::Forward;
         }
+        if self.phase == Phase::SkippingToSync {
+            // A Sync that was sent while the server still read copy data.
+            self.phase = Phase::Ready;
+            self.unit = self.unit.next();
+        }
         let request = self.outstanding.pop();
         self.status = status;
         if status != TransactionStatus::InTransaction {
@@ -280,10 +320,18 @@ impl Session {
         }
         match request {
             Some(Request::Query(query)) => self.on_query_ready(*query, status, out),
-            Some(Request::Sync { changes_block, ddl, bump_all_after, .. }) => {
-                self.unconfirmed -= usize::from(changes_block);
-                self.after_statements(ddl, status, out);
-                self.late_bump(bump_all_after, status, out)
+            Some(Request::Sync(sync)) => {
+                self.unconfirmed -= usize::from(sync.changes_block);
+                self.settings_in_flight -= usize::from(sync.changes_settings);
+                self.ddl_in_flight -= usize::from(sync.ddl);
+                if self.outstanding.is_empty() && !self.unit.open {
+                    self.copy_in = CopyIn::No;
+                }
+                if sync.rollback_after && status == TransactionStatus::Failed {
+                    return self.end_failed_block(out);
+                }
+                self.after_statements(sync.ddl, status, out);
+                self.late_bump(sync.bump_all_after, status, out)
             }
             Some(Request::LateSync) => {
                 if let Some(waiting) = self.late_ready.take() {
@@ -298,23 +346,45 @@ impl Session {
         }
     }
 
-    fn on_query_ready(&mut self, query: QueryRequest, status: TransactionStatus, out: &mut Output) -> ServerStep {
-        self.unconfirmed -= usize::from(query.changes_block);
-        if let (true, Some(rewrite)) = (query.again, query.rewrite) {
+    fn on_query_ready(&mut self, mut query: QueryRequest, status: TransactionStatus, out: &mut Output) -> ServerStep {
+        self.forget_query(&query);
+        if query.rollback_after && status == TransactionStatus::Failed {
+            return self.end_failed_block(out);
+        }
+        if let (true, Some(rewrite)) = (query.again, query.rewrite.take()) {
             out.events.push(Event::SentAgain);
             encode::query(&rewrite.original, &mut out.to_server);
             self.unconfirmed += 1;
+            self.ddl_in_flight += usize::from(query.ddl);
+            self.settings_in_flight += usize::from(query.changes_settings);
             self.outstanding.push(Request::Query(Box::new(QueryRequest {
                 changes_block: true,
                 ddl: query.ddl,
+                changes_settings: query.changes_settings,
                 bump_all_after: query.bump_all_after,
                 ..QueryRequest::default()
             })));
             return ServerStep::Drop;
         }
+        query.release(out);
         self.copy_in = CopyIn::No;
         self.after_statements(query.ddl, status, out);
         self.late_bump(query.bump_all_after, status, out)
+    }
+
+    /// The server has answered a query, or skips it.
+    fn forget_query(&mut self, query: &QueryRequest) {
+        self.unconfirmed -= usize::from(query.changes_block);
+        self.settings_in_flight -= usize::from(query.changes_settings);
+        self.ddl_in_flight -= usize::from(query.ddl);
+    }
+
+    /// A bump that stood before the client's COMMIT has failed, and the server skipped the COMMIT. It
+    /// would have ended the block: we do.
+    fn end_failed_block(&mut self, out: &mut Output) -> ServerStep {
+        encode::query(b"ROLLBACK", &mut out.to_server);
+        self.outstanding.push(Request::Rollback);
+        ServerStep::Drop
     }
 
     /// A transaction has ended or failed.
@@ -326,13 +396,16 @@ impl Session {
         if status == TransactionStatus::Idle && self.outstanding.is_empty() && !self.unit.open {
             self.names.end_transaction();
         }
+        if self.outstanding.is_empty() {
+            self.names.settle();
+        }
     }
 
     /// Others see the catalog's change when its transaction has ended.
     fn after_statements(&mut self, ddl: bool, status: TransactionStatus, out: &mut Output) {
         let ended = status == TransactionStatus::Idle;
         if ended && (ddl || self.own_ddl) {
-            self.own_ddl = false;
+            self.own_ddl = self.ddl_in_flight > 0 || self.unit.ddl;
             out.events.push(Event::CatalogChanged);
         }
     }
@@ -359,6 +432,16 @@ impl Session {
         self.outstanding.push(Request::LateSync);
         self.late_ready = Some(status);
         ServerStep::Drop
+    }
+}
+
+impl QueryRequest {
+    /// Gives the client the command tag that was withheld.
+    fn release(&mut self, out: &mut Output) {
+        if let Some(tag) = self.withheld.take() {
+            out.to_client.extend_from_slice(&tag);
+            self.visible = true;
+        }
     }
 }
 

@@ -5,9 +5,9 @@ use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
 use super::transaction::Context;
-use super::{ClientStep, Event, Output, Session, StatementClass};
+use super::{ClientStep, CopyIn, Event, Output, Session, StatementClass};
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control, Statement};
+use crate::effect::{Analysis, Control, Forgets, Statement};
 use crate::wire::encode;
 use crate::wire::frontend::query_text;
 
@@ -18,6 +18,8 @@ struct Position {
     fresh: bool,
     /// Writes of before this text have no bump yet.
     pending: bool,
+    /// A statement of this text may have changed definitions.
+    stale: bool,
 }
 
 impl Session {
@@ -27,7 +29,7 @@ impl Session {
             // Without versions, or a protocol violation: the server has the word.
             _ => return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() }),
         };
-        if !self.settings.lexable {
+        if !self.settings.lexable && !text.is_ascii() {
             return self.on_opaque_query(out);
         }
         let analysis = self.view.analyzer.analyze(text, self.settings.standard_conforming_strings);
@@ -49,6 +51,11 @@ impl Session {
 
     fn relay_query(&mut self, query: QueryRequest) -> ClientStep {
         self.unconfirmed += usize::from(query.changes_block);
+        self.settings_in_flight += usize::from(query.changes_settings);
+        self.ddl_in_flight += usize::from(query.ddl);
+        if query.copy_in {
+            self.copy_in = CopyIn::Expected;
+        }
         self.outstanding.push(Request::Query(Box::new(query)));
         self.unit = self.unit.next();
         ClientStep::Relay
@@ -56,7 +63,14 @@ impl Session {
 
     /// Whether the bumps that belong before or into this text can be said now.
     fn settle_query(&mut self, analysis: &Analysis, out: &mut Output) -> bool {
-        if self.pending.is_empty() || self.pending.is_decided() || !self.places_pending(analysis) {
+        if self.pending.is_empty() || !self.places_pending(analysis) {
+            return true;
+        }
+        if self.context() == Context::Block && self.outstanding.iter().any(Request::ends_unit) {
+            // The block may have failed meanwhile: then COMMIT must go without a bump before it.
+            return false;
+        }
+        if self.pending.is_decided() {
             return true;
         }
         self.wait_for_outcomes(out);
@@ -95,8 +109,17 @@ impl Session {
     fn send_query(&mut self, text: &[u8], analysis: &Analysis, out: &mut Output) -> ClientStep {
         let context = self.context();
         let ddl = analysis.statements.iter().any(|statement| statement.ddl);
+        for statement in &analysis.statements {
+            match &statement.forgets {
+                Some(Forgets::One(name)) => self.names.forget_statements(Some(name)),
+                Some(Forgets::All) => self.names.forget_statements(None),
+                None => {}
+            }
+        }
         let mut query = QueryRequest {
             ddl,
+            copy_in: analysis.statements.iter().any(|statement| statement.copy_in),
+            changes_settings: analysis.statements.iter().any(|statement| statement.changes_settings),
             changes_block: analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::Control(_))),
             ..QueryRequest::default()
         };
@@ -151,7 +174,9 @@ impl Session {
             context,
             fresh: context == Context::Implicit && !self.unit.open,
             pending: !self.pending.is_empty(),
+            stale: false,
         };
+        let had_pending = position.pending;
         // The end of this text ends the implicit transaction of the messages before it.
         let first = analysis.statements.first();
         if position.pending
@@ -167,6 +192,11 @@ impl Session {
         if rewriter.is_unchanged() {
             return self.relay_query(query);
         }
+        let ends_block = |statement: &Statement| {
+            matches!(self.act(statement), Act::Control(Control::Commit { .. } | Control::Prepare))
+        };
+        query.bump_before_commit =
+            had_pending && context == Context::Block && analysis.statements.first().is_some_and(ends_block);
         let alone = alone && context == Context::Implicit && !self.unit.open;
         let (longer, map) = rewriter.finish();
         encode::query(&longer, &mut out.to_server);
@@ -191,7 +221,12 @@ impl Session {
         out: &mut Output,
     ) {
         let (start, end) = statement.span;
-        let act = self.act(statement);
+        let act = match self.act(statement) {
+            Act::Harmless | Act::Write { .. } if position.stale && !statement.timeless => {
+                Act::Measure(UnknownReason::CatalogStale)
+            }
+            act => act,
+        };
         if matches!(act, Act::Control(Control::Rollback { .. } | Control::RollbackTo)) {
             self.names.forget_cursors();
             self.pending.forget();
@@ -243,6 +278,7 @@ impl Session {
         out: &mut Output,
     ) {
         position.fresh = false;
+        position.stale = true;
         self.names.forget_cursors();
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));

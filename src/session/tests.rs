@@ -108,6 +108,9 @@ fn server_message(line: &str) -> (u8, Vec<u8>) {
         "ParameterStatus" => (b'S', zero(&[word(1), word(2)])),
         kind @ ("ErrorResponse" | "NoticeResponse") => {
             let mut body = zero(&["SERROR", &format!("C{}", word(1))]);
+            if !word(3).is_empty() {
+                body.extend(zero(&[&format!("R{}", word(3))]));
+            }
             if !word(2).is_empty() {
                 body.extend(zero(&[&format!("P{}", word(2))]));
             }
@@ -160,7 +163,8 @@ fn take_output(out: &mut Output, text: &mut String) {
         let _ = writeln!(text, "     →S {}", describe(&std::mem::take(&mut out.to_server)));
     }
     if !out.to_client.is_empty() {
-        let _ = writeln!(text, "     →C {}", describe(&std::mem::take(&mut out.to_client)));
+        let messages = describe(&std::mem::take(&mut out.to_client)).replace("Close(", "CommandComplete(");
+        let _ = writeln!(text, "     →C {messages}");
     }
 }
 

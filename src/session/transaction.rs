@@ -31,6 +31,8 @@ pub struct Unit {
     pub context: Option<Context>,
     /// An Execute may change the catalog.
     pub ddl: bool,
+    /// An Execute may change how strings are read.
+    pub changes_settings: bool,
     /// A procedure that may end its transaction runs in this unit.
     pub bump_all_after: bool,
 }

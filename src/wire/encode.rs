@@ -67,6 +67,18 @@ pub fn query(text: &[u8], out: &mut Vec<u8>) {
     out.push(0);
 }
 
+/// A message as it was received.
+#[must_use]
+pub fn message(message_type: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + super::FRAME_HEADER_BYTES);
+    if let Ok(length) = u32::try_from(body.len().saturating_add(4)) {
+        out.push(message_type);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(body);
+    }
+    out
+}
+
 /// ErrorResponse of severity FATAL.
 pub fn fatal(sqlstate: &str, message: &str, hint: &str, out: &mut Vec<u8>) {
     append(&ErrorResponse::new(fields("FATAL", sqlstate, message, hint)), out);

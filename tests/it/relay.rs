@@ -45,6 +45,77 @@ fn scripts() -> Vec<(&'static str, Vec<u8>, usize)> {
             5,
         ),
         (
+            "failed block with a write before",
+            [query("BEGIN"), query(&insert), query("SELECT 1/0"), query("COMMIT"), query("SELECT 7")].concat(),
+            5,
+        ),
+        (
+            "failed extended block with a write before",
+            [
+                [unnamed("BEGIN", &[]), sync(), unnamed(&insert, &[]), sync()].concat(),
+                [unnamed("SELECT 1/0", &[]), sync(), unnamed("COMMIT", &[]), sync(), query("SELECT 7")].concat(),
+            ]
+            .concat(),
+            5,
+        ),
+        (
+            "read only behind a write",
+            [query("BEGIN"), query(&insert), query("SET TRANSACTION READ ONLY"), query("COMMIT")].concat(),
+            4,
+        ),
+        (
+            "read only by set_config behind a write",
+            [
+                query("BEGIN"),
+                query(&insert),
+                query("SELECT set_config('transaction_read_only', 'on', true)"),
+                query("COMMIT"),
+            ]
+            .concat(),
+            4,
+        ),
+        ("deferred constraint of a tracked table", query("INSERT INTO tv_child VALUES (1, 99)"), 1),
+        (
+            "several maybe-empty writes around measured ones",
+            [
+                unnamed("UPDATE tv_user SET name = 'x' WHERE false", &[]),
+                unnamed("SELECT app.write_two(31)", &[]),
+                unnamed("UPDATE tv_user SET name = 'x'", &[]),
+                unnamed("SELECT app.write_two(32)", &[]),
+                unnamed("UPDATE tv_user SET name = 'x' WHERE false", &[]),
+                sync(),
+            ]
+            .concat(),
+            1,
+        ),
+        (
+            "function call that fails",
+            [message(b'F', &[&952_u32.to_be_bytes()[..], &[0; 6]].concat()), query(&insert), query("SELECT 7")]
+                .concat(),
+            3,
+        ),
+        (
+            "sync inside of a simple copy",
+            [
+                [query("COPY tv_post FROM STDIN"), sync(), copy_data("1\t\\N\tx\n"), sync(), flush()].concat(),
+                [copy_done(), query("SELECT 7")].concat(),
+            ]
+            .concat(),
+            2,
+        ),
+        (
+            "stray copy done",
+            [copy_done(), query("COPY tv_post FROM STDIN"), copy_data("1\t\\N\tx\n"), copy_done(), query("SELECT 7")]
+                .concat(),
+            2,
+        ),
+        ("notice between statements", query(&user("; DO $$ BEGIN RAISE NOTICE 'n'; END $$; SELECT 1")), 1),
+        (
+            "long names",
+            [parse(&"a".repeat(70), &insert), bind("", &"a".repeat(66), &[]), execute("", 0), sync()].concat(),
+            1,
+        ),
+        (
             "rollback to",
             [
                 query("BEGIN; SAVEPOINT s"),
@@ -177,7 +248,7 @@ const CLEAN: &str = "TRUNCATE tv_user, tv_post, tv_plain";
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_the_same_direct_and_through_turnstile() {
     let env = Env::new(Route::Direct).await;
-    env.direct("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int, parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)").await;
+    env.direct("CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int, parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED); CREATE TABLE tv_child (id int, parent int REFERENCES parent DEFERRABLE INITIALLY DEFERRED)").await;
     env.settle_catalog().await;
     let mut different = Vec::new();
     for (name, bytes, ready) in scripts() {

@@ -475,6 +475,108 @@ async fn prepared_transactions_carry_their_bumps() {
     env.stop().await;
 }
 
+/// Ways in which a write once slipped through the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_write_slips_through() {
+    let env = Env::new(Route::Direct).await;
+    env.direct(
+        "CREATE PROCEDURE app.fails() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_user VALUES (500); COMMIT; RAISE 'no'; END $$;
+         CREATE SEQUENCE once; CREATE FUNCTION app.once() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+           IF nextval('once') % 2 = 1 THEN RAISE 'again' USING ERRCODE = '25001'; END IF;
+           INSERT INTO tv_user VALUES (501); RETURN 1; END $$;",
+    )
+    .await;
+    env.settle_catalog().await;
+    let insert = |id: u32| format!("INSERT INTO tv_user VALUES ({id}, '{T1}')");
+
+    // Behind a FunctionCall that fails.
+    let mut wire = Wire::login(env.port);
+    let fails = crate::support::wire::message(b'F', &[&952_u32.to_be_bytes()[..], &[0; 6]].concat());
+    wire.ask(&fails);
+    let (_, moved) = env.moved(async { wire.ask(&query(&insert(1))) }).await;
+    assert_eq!(moved, "user: T1 +1");
+
+    // A procedure that committed before it failed.
+    let (answer, moved) = env.moved(async { wire.ask(&query("CALL app.fails()")) }).await;
+    assert!(answer.starts_with("E(P0001") && moved.contains("user: * +1"), "{answer} {moved}");
+    let (_, moved) = env
+        .moved(async {
+            wire.send(
+                &[
+                    unnamed("DELETE FROM tv_user WHERE id = 500", &[]),
+                    sync(),
+                    unnamed("CALL app.fails()", &[]),
+                    flush(),
+                ]
+                .concat(),
+            );
+            wire.until(b'E');
+            wire.ask(&sync())
+        })
+        .await;
+    assert!(moved.contains("user: * +2"), "{moved}");
+
+    // Messages right behind the StartupMessage.
+    let (_, moved) = env
+        .moved(async {
+            let mut early = Wire::dial(env.port);
+            let start = crate::support::wire::startup(&[("user", "postgres"), ("database", "postgres")]);
+            early.send(&[start, query(&insert(2))].concat());
+            early.until_ready();
+            early.until_ready();
+        })
+        .await;
+    assert_eq!(moved, "user: T1 +1");
+
+    // A name that got another meaning behind a failure.
+    wire.ask(&[parse("", "SELECT 1"), sync()].concat());
+    let flight = [unnamed("SELECT 1/0", &[]), parse("", "SELECT 2"), sync(), parse("", &insert(3)), sync()].concat();
+    wire.ask_many(&flight, 2);
+    let (_, moved) = env.moved(async { wire.ask(&[bind("", "", &[]), execute("", 0), sync()].concat()) }).await;
+    assert_eq!(moved, "user: T1 +1");
+
+    // Names that SQL gives and takes.
+    wire.ask(&[parse("x", "SELECT 1"), sync()].concat());
+    wire.ask(&query("DEALLOCATE x"));
+    wire.ask(&query(&format!("PREPARE x AS {}", insert(4))));
+    let (_, moved) = env.moved(async { wire.ask(&[bind("", "x", &[]), execute("", 0), sync()].concat()) }).await;
+    assert_eq!(moved, "user: * +1");
+
+    // Backslashes that begin to count while statements are in flight.
+    let (_, moved) = env
+        .moved(async {
+            let text = format!("SELECT '\\'' ; {}; --'", insert(5));
+            wire.ask_many(&[query("SET standard_conforming_strings = off"), query(&text)].concat(), 2);
+        })
+        .await;
+    assert_eq!(moved, "user: T1 +1");
+    let (_, moved) = env
+        .moved(async {
+            let text = format!("SELECT '\\' ; {}; --'", insert(6));
+            wire.ask_many(&[query("SET standard_conforming_strings = on"), query(&text)].concat(), 2);
+        })
+        .await;
+    assert_eq!(moved, "user: T1 +1");
+
+    // An error of the application's own that looks like a refusal: nothing runs twice.
+    let (answer, moved) = env.moved(async { wire.ask(&query("SELECT app.once()")) }).await;
+    assert!(answer.starts_with("E(25001 again") || answer.starts_with("T E(25001 again"), "{answer}");
+    assert_eq!(moved, "");
+
+    // A serialization failure at COMMIT ends the block.
+    let mut other = Wire::login(env.port);
+    for wire in [&mut wire, &mut other] {
+        wire.ask(&query("BEGIN ISOLATION LEVEL SERIALIZABLE"));
+        wire.ask(&query("SELECT count(*) FROM tv_user"));
+    }
+    wire.ask(&query(&insert(7)));
+    other.ask(&query(&insert(8)));
+    assert_eq!(wire.ask(&query("COMMIT")), "C(COMMIT) ZI");
+    let answer = other.ask(&query("COMMIT"));
+    assert!(answer.starts_with("E(40001") && answer.ends_with("ZI"), "{answer}");
+    env.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn procedures_that_commit_inside_run_alone() {
     for route in [Route::Direct, Route::Bouncer] {

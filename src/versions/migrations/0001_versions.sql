@@ -355,7 +355,8 @@ DECLARE
     v_definitions text := '';
     v_rows int;
 BEGIN
-    IF v_before <> '' AND pg_current_xact_id_if_assigned() IS NULL THEN
+    IF (v_before <> '' AND pg_current_xact_id_if_assigned() IS NULL)
+       OR current_setting('transaction_read_only')::boolean THEN
         RETURN '0';
     END IF;
     v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean
@@ -416,6 +417,7 @@ AS $function$
     SELECT turbo.fn_bump(array_agg(0), array_agg(1::bigint), array_agg(''::text), array_agg(d.domain),
                          '{}', 'always', summary)
       FROM (SELECT DISTINCT t.domain FROM turbo.fn_tracked() t) d
+     WHERE NOT current_setting('transaction_read_only')::boolean
     HAVING count(*) > 0
 $function$;
 
