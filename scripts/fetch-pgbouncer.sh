@@ -11,6 +11,13 @@ if [ -x "$program" ]; then
     echo "$program"
     exit 0
 fi
+system=$(PATH="$PATH:/usr/sbin" command -v pgbouncer || true)
+minor=$([ -z "$system" ] || "$system" --version | sed -n 's/^PgBouncer 1\.\([0-9]*\).*/\1/p')
+if [ "${minor:-0}" -ge 21 ]; then
+    ln -s "$system" "$program"
+    echo "$program"
+    exit 0
+fi
 [ "$(uname -s)" = Linux ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || {
     echo "no apt-get here: install PgBouncer 1.21 or later and set PGBOUNCER_NEW to its path" >&2
     exit 1

@@ -15,9 +15,10 @@ has_server() {
 missing=
 has_server || missing="postgresql"
 command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
-command -v cc >/dev/null 2>&1 || missing="$missing cc"
-[ -n "$missing" ] || exit 0
-echo "installing:$missing" >&2
+compiler=yes
+command -v cc >/dev/null 2>&1 || compiler=no
+[ -n "$missing" ] || [ "$compiler" = no ] || exit 0
+echo "installing what is missing: $missing" >&2
 
 if command -v apt-get >/dev/null 2>&1; then
     sudo=
@@ -31,14 +32,15 @@ if command -v apt-get >/dev/null 2>&1; then
         guarded=yes
     fi
     trap '[ -z "$guarded" ] || $sudo rm -f "$guard"' EXIT
-    packages=$(echo "$missing" | sed 's/\bcc\b/build-essential/')
+    [ "$compiler" = yes ] || missing="$missing build-essential"
     $sudo apt-get update -q
     # shellcheck disable=SC2086
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q $packages
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q $missing
 elif command -v brew >/dev/null 2>&1; then
+    [ "$compiler" = yes ] || { echo "no C compiler: run xcode-select --install" >&2; exit 1; }
     # shellcheck disable=SC2086
-    brew install $(echo "$missing" | sed 's/\bcc\b/gcc/')
+    brew install $missing
 else
-    echo "no apt-get and no brew here: install$missing yourself, or use an existing server (turnstile demo --server URL)" >&2
+    echo "no apt-get and no brew here: install $missing yourself, or use an existing server (turnstile demo --server URL)" >&2
     exit 1
 fi

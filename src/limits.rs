@@ -72,6 +72,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that a client waits for the first catalog of its database.
 pub const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Shortest pause between two looks for changes of the catalog. Until then statements are measured.
+pub const CATALOG_PAUSE: Duration = Duration::from_millis(10);
+
 /// Longest time that a cancel request may take.
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 

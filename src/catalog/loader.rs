@@ -262,6 +262,8 @@ impl Reader {
             if failed {
                 tokio::time::sleep(pause).await;
             } else {
+                // Applications that make temporary tables all the time must not keep us reading.
+                tokio::time::sleep(limits::CATALOG_PAUSE.min(pause)).await;
                 let _ = tokio::time::timeout(pause, self.database.changed.notified()).await;
             }
         }

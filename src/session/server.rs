@@ -321,9 +321,9 @@ impl Session {
         match request {
             Some(Request::Query(query)) => self.on_query_ready(*query, status, out),
             Some(Request::Sync(sync)) => {
-                self.unconfirmed -= usize::from(sync.changes_block);
-                self.settings_in_flight -= usize::from(sync.changes_settings);
-                self.ddl_in_flight -= usize::from(sync.ddl);
+                self.unconfirmed = self.unconfirmed.saturating_sub(usize::from(sync.changes_block));
+                self.settings_in_flight = self.settings_in_flight.saturating_sub(usize::from(sync.changes_settings));
+                self.ddl_in_flight = self.ddl_in_flight.saturating_sub(usize::from(sync.ddl));
                 if self.outstanding.is_empty() && !self.unit.open {
                     self.copy_in = CopyIn::No;
                 }
@@ -374,9 +374,9 @@ impl Session {
 
     /// The server has answered a query, or skips it.
     fn forget_query(&mut self, query: &QueryRequest) {
-        self.unconfirmed -= usize::from(query.changes_block);
-        self.settings_in_flight -= usize::from(query.changes_settings);
-        self.ddl_in_flight -= usize::from(query.ddl);
+        self.unconfirmed = self.unconfirmed.saturating_sub(usize::from(query.changes_block));
+        self.settings_in_flight = self.settings_in_flight.saturating_sub(usize::from(query.changes_settings));
+        self.ddl_in_flight = self.ddl_in_flight.saturating_sub(usize::from(query.ddl));
     }
 
     /// A bump that stood before the client's COMMIT has failed, and the server skipped the COMMIT. It

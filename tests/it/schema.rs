@@ -29,6 +29,15 @@ async fn install_is_idempotent_and_uninstall_leaves_nothing() {
     assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Different(1));
     env.direct("DELETE FROM turbo.tb_schema_migration WHERE version = 1").await;
     assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Newer(99));
+    let args = turnstile::cli::ServeArgs {
+        listen: Some("127.0.0.1:0".into()),
+        admin_listen: Some("off".into()),
+        server: Some(env.cluster.url("postgres")),
+        ..Default::default()
+    };
+    let config = turnstile::config::Config::new(&args, &Default::default()).unwrap();
+    let refused = turnstile::app::Running::start(config).await.unwrap_err().to_string();
+    assert!(refused.contains("made by a newer turnstile"), "{refused}");
 
     versions::uninstall(&env.direct).await.unwrap();
     versions::uninstall(&env.direct).await.unwrap();
