@@ -482,3 +482,8 @@ $function$;
 REVOKE ALL ON FUNCTION turbo.fn_fold(int) FROM PUBLIC;
 GRANT USAGE ON SCHEMA turbo TO PUBLIC;
 GRANT SELECT ON turbo.tb_domain_version, turbo.tb_domain_cascade, turbo.tb_domain, turbo.tb_tenant TO PUBLIC;
+
+-- Small tables without statistics count as thousands of rows: enough to call the just-in-time compiler
+-- for a look at all versions.
+ANALYZE turbo.tb_domain, turbo.tb_tenant, turbo.tb_key_new, turbo.tb_domain_base, turbo.tb_fold_state,
+        turbo.tb_domain_cascade, turbo.tb_domain_table;
