@@ -447,5 +447,6 @@ fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres
         cascades_on_update: row.try_get(12)?,
         read_expressions: row.try_get(13)?,
         write_expressions: row.try_get(14)?,
+        deferred: row.try_get(15)?,
     })
 }

@@ -114,6 +114,8 @@ pub struct Catalog {
     pub domains: Vec<String>,
     /// Edges of `turbo.tb_domain_cascade`, for `explain`.
     pub cascades: Vec<(String, String)>,
+    /// Relations with deferrable triggers, as an array of OIDs in PostgreSQL's syntax.
+    pub deferred: String,
     /// Functions of the system that run SQL which they are given.
     pub unsafe_system_oids: HashSet<u32>,
     /// Functions that may be called through FunctionCall, by OID, without leading to a write.

@@ -39,7 +39,9 @@ SELECT c.oid,
            (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(t.typname), ' ')
               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-               AND t.typnamespace <> 'pg_catalog'::regnamespace))
+               AND t.typnamespace <> 'pg_catalog'::regnamespace)),
+       EXISTS (SELECT FROM pg_catalog.pg_trigger t
+                WHERE t.tgrelid = c.oid AND t.tgdeferrable AND NOT t.tgisinternal AND t.tgenabled <> 'D')
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')

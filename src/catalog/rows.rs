@@ -64,6 +64,8 @@ pub struct RelationRow {
     pub read_expressions: String,
     /// Texts of what runs when it is written: defaults, checks, index expressions, policies.
     pub write_expressions: String,
+    /// It has deferrable triggers of the application.
+    pub deferred: bool,
 }
 
 /// Everything that a catalog is built from.
@@ -186,6 +188,9 @@ impl CatalogRows {
         self.add_version_readers(&mut catalog, &scanned);
         self.add_may_commit(&mut catalog, &scanned);
         self.add_relations(&mut catalog, &scanned);
+        let deferred: Vec<String> =
+            self.relations.iter().filter(|row| row.deferred).map(|row| row.oid.to_string()).collect();
+        catalog.deferred = format!("{{{}}}", deferred.join(","));
         catalog
     }
 

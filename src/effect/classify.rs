@@ -161,7 +161,8 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     let kind = classifier.kind();
     Statement {
         // What a definition changes may be gone, or not known yet, when it could be measured.
-        timeless: classifier.is_timeless() || (statement.is_any(0, &["drop"]) && matches!(kind, Kind::Write(_))),
+        timeless: classifier.is_timeless()
+            || (statement.is_any(0, &["drop", "declare"]) && matches!(kind, Kind::Write(_))),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
         reads_versions: classifier.reads_versions() || classifier.may_end_writing(),

@@ -17,6 +17,7 @@ pub const GROUP_CLOSES: u8 = 3;
 const TEXT_ARRAY: u32 = 1009;
 const INT4_ARRAY: u32 = 1007;
 const INT8_ARRAY: u32 = 1016;
+const OID_ARRAY: u32 = 1028;
 const TEXT: u32 = 25;
 
 /// A tenant to bump.
@@ -65,7 +66,6 @@ pub struct Injector {
     /// `{app.tenant_id,…}` where unsaid tenants are taken from a session setting, else `{}`.
     settings: String,
     measure_begin: Vec<u8>,
-    measure_end: Vec<u8>,
     bump_all: Vec<u8>,
 }
 
@@ -81,12 +81,9 @@ impl Injector {
             name: name.to_owned(),
             settings: text_array(tenant_settings.iter().map(String::as_str)),
             measure_begin: Vec::new(),
-            measure_end: Vec::new(),
             bump_all: Vec::new(),
         };
         injector.measure_begin = injector.group("SELECT turbo.fn_measure_begin()", &[], &[]);
-        injector.measure_end =
-            injector.group("SELECT turbo.fn_measure_end($1, $2)", &[TEXT_ARRAY, TEXT], &[&injector.settings, SUMMARY]);
         injector.bump_all = injector.group("SELECT turbo.fn_bump_all($1)", &[TEXT], &[SUMMARY]);
         injector
     }
@@ -103,10 +100,14 @@ impl Injector {
         &self.measure_begin
     }
 
-    /// Messages that bump what moved.
+    /// Messages that bump what moved; `deferred`: relations with deferrable triggers.
     #[must_use]
-    pub fn measure_end(&self) -> &[u8] {
-        &self.measure_end
+    pub fn measure_end(&self, deferred: &str) -> Vec<u8> {
+        self.group(
+            "SELECT turbo.fn_measure_end($1, $2, $3)",
+            &[TEXT_ARRAY, OID_ARRAY, TEXT],
+            &[&self.settings, deferred, SUMMARY],
+        )
     }
 
     /// Messages that bump every domain.
@@ -152,10 +153,16 @@ impl Injector {
         format!("SELECT turbo.fn_measure_begin() AS \"{}\"", self.name)
     }
 
-    /// SQL that bumps what moved.
+    /// SQL that bumps what moved; `deferred`: relations with deferrable triggers.
     #[must_use]
-    pub fn measure_end_sql(&self) -> String {
-        format!("SELECT turbo.fn_measure_end({}, {}) AS \"{}\"", literal(&self.settings), literal(SUMMARY), self.name)
+    pub fn measure_end_sql(&self, deferred: &str) -> String {
+        format!(
+            "SELECT turbo.fn_measure_end({}, {}, {}) AS \"{}\"",
+            literal(&self.settings),
+            literal(deferred),
+            literal(SUMMARY),
+            self.name
+        )
     }
 
     /// SQL that bumps.
@@ -248,8 +255,8 @@ mod tests {
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""
         );
         assert_eq!(
-            Injector::new("_t1", &[]).measure_end_sql(),
-            "SELECT turbo.fn_measure_end('{}', 'turnstile') AS \"_t1\""
+            Injector::new("_t1", &[]).measure_end_sql("{7}"),
+            "SELECT turbo.fn_measure_end('{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }
 }

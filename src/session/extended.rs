@@ -19,8 +19,12 @@ impl Session {
         let (name, prepared) = match Parse::decode(body) {
             Ok(parse) if whole => (parse.name, Some(self.prepare(&parse))),
             _ => {
-                let name = crate::wire::frontend::cstr(body).map_or(&[][..], |(name, _)| name);
-                (name, Some(Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong))))
+                let (name, text) = crate::wire::frontend::cstr(body).unwrap_or_default();
+                let mut analysis = Analysis::opaque(0, UnknownReason::TooLong);
+                // Our messages must not get into copy data.
+                let first = text.trim_ascii_start().get(..4).unwrap_or_default();
+                analysis.statements.iter_mut().for_each(|all| all.copy_in = first.eq_ignore_ascii_case(b"copy"));
+                (name, Some(Prepared::opaque(analysis)))
             }
         };
         let undo = self.names.set_statement(name, prepared.map(Arc::new));
@@ -82,7 +86,8 @@ impl Session {
             None => (Act::Measure(UnknownReason::UnknownStatement), Portal::default()),
         };
         let act = self.act_now(act, &portal);
-        if matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0 {
+        let unanswered = self.outstanding.iter().any(Request::ends_unit);
+        if (matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0) || (portal.copy_in && unanswered) {
             return ClientStep::Hold;
         }
         if !self.settle_before(&act, portal.reads_versions, out) {
@@ -110,12 +115,13 @@ impl Session {
         }
         let write = self.execute(act, out);
         if portal.copy_in {
+            self.copies_in_flight += 1;
             self.copy_in = CopyIn::Expected;
             // In copy-in mode any message of ours would make the COPY fail.
             self.measure_after_copy = !out.behind.is_empty();
             out.behind.clear();
         }
-        self.outstanding.push(Request::Execute { write, first_of, ends_block });
+        self.outstanding.push(Request::Execute { write, first_of, ends_block, copy_in: portal.copy_in });
         if !out.behind.is_empty() {
             self.push_injected(Purpose::MeasureEnd);
         }
@@ -152,8 +158,11 @@ impl Session {
     fn settle_before(&mut self, act: &Act, reads_versions: bool, out: &mut Output) -> bool {
         let must = match act {
             Act::Harmless | Act::Write { .. } | Act::DeclareCursor { .. } => reads_versions || self.pending.is_full(),
-            Act::Control(Control::Begin | Control::RollbackTo | Control::Rollback { .. }) => false,
-            Act::Control(Control::Commit { .. } | Control::Prepare | Control::Savepoint | Control::Release)
+            Act::Control(Control::RollbackTo | Control::Rollback { .. }) => false,
+            // BEGIN may make a read-only block of an implicit transaction.
+            Act::Control(
+                Control::Begin | Control::Commit { .. } | Control::Prepare | Control::Savepoint | Control::Release,
+            )
             | Act::Measure(_)
             | Act::MayCommit(_)
             | Act::Alone
@@ -195,7 +204,7 @@ impl Session {
         self.names.forget_cursors();
         if self.context() != Context::Failed {
             out.to_server.extend_from_slice(self.injector.measure_begin());
-            out.behind.extend_from_slice(self.injector.measure_end());
+            out.behind.append(&mut self.injector.measure_end(&self.view.analyzer.catalog.deferred));
             self.push_injected(Purpose::MeasureBegin);
         }
     }

@@ -27,7 +27,8 @@
 //! |---|---|
 //! | block, confirmed by ReadyForQuery | waits for the command tag (none for 0 rows), then goes before the next message that ends or divides the transaction, or reads versions |
 //! | implicit transaction, only statement | before Sync (or behind it in the text), conditional on a transaction id |
-//! | anything else | before Sync; waits for command tags only where a statement may have changed no row |
+//! | other implicit transactions | before Sync; waits for command tags only where a statement may have changed no row |
+//! | not known before the server has answered | waits for the answer |
 
 mod bump;
 pub mod event;
@@ -166,6 +167,8 @@ pub struct Session {
     measure_after_copy: bool,
     /// Outstanding messages that may change how strings are read.
     settings_in_flight: usize,
+    /// Outstanding messages that may make the server read copy data.
+    copies_in_flight: usize,
     /// Outstanding messages that may change the catalog.
     ddl_in_flight: usize,
     /// A Flush was sent so that command tags come.
@@ -201,6 +204,7 @@ impl Session {
             own_ddl: false,
             measure_after_copy: false,
             settings_in_flight: 0,
+            copies_in_flight: 0,
             ddl_in_flight: 0,
             flushed: false,
             late_ready: None,
@@ -261,6 +265,10 @@ impl Session {
             return if message_type == frontend::PASSWORD { ClientStep::Relay } else { ClientStep::Hold };
         }
         if self.must_hold(message_type) {
+            if self.copies_in_flight > 0 {
+                // The end of the COPY is not told before Sync.
+                self.wait_for_outcomes(out);
+            }
             return ClientStep::Hold;
         }
         let whole = body.len() == body_bytes;
@@ -319,6 +327,12 @@ impl Session {
         {
             return true;
         }
+        let passes_copy = matches!(message_type, frontend::SYNC | frontend::FLUSH | frontend::TERMINATE);
+        let copy_is_sent = matches!(self.copy_in, CopyIn::No | CopyIn::DoneEarly);
+        if self.copies_in_flight > 0 && copy_is_sent && !copy_message && !passes_copy {
+            // All data is sent; whether the COPY has begun at all, only the server's answer tells.
+            return true;
+        }
         match self.outstanding.back() {
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
@@ -337,7 +351,7 @@ impl Session {
     fn end_measured_copy(&mut self, out: &mut Output) {
         if self.measure_after_copy {
             self.measure_after_copy = false;
-            out.to_server.extend_from_slice(self.injector.measure_end());
+            out.to_server.append(&mut self.injector.measure_end(&self.view.analyzer.catalog.deferred));
             self.push_injected(Purpose::MeasureEnd);
         }
     }
@@ -398,12 +412,10 @@ impl Session {
         if self.pending.is_empty() {
             return true;
         }
-        if self.context() == Context::Block && self.outstanding.iter().any(Request::ends_unit) {
-            // The block may have failed meanwhile: then the server refuses our part, and what the
-            // client sends behind it must still be processed.
+        if self.block_may_have_failed() {
             return false;
         }
-        let condition = if self.pending.is_decided() {
+        let condition = if self.is_decided() {
             Condition::Always
         } else if self.pending.is_single_traced() && self.unit.executes == 1 && self.context() == Context::Implicit {
             Condition::IfWritten
@@ -416,6 +428,17 @@ impl Session {
         out.to_server.extend_from_slice(&self.injector.bump(&bumps, condition));
         self.outstanding.push(Request::Injected { purpose: Purpose::Bump, closes: bump::GROUP_CLOSES });
         true
+    }
+
+    /// Earlier messages of what may be a block are unanswered: it may have failed meanwhile. Then the
+    /// server refuses our part, and a COMMIT or ROLLBACK behind it would not be processed.
+    fn block_may_have_failed(&self) -> bool {
+        self.context() != Context::Implicit && self.outstanding.iter().any(Request::ends_unit)
+    }
+
+    /// Whether the bumps of pending writes can be said. Nothing is waited for when nothing is due.
+    fn is_decided(&self) -> bool {
+        self.pending.is_decided() || self.outstanding.is_empty()
     }
 
     /// Makes the server send the command tags that are due.

@@ -97,6 +97,8 @@ pub enum Request {
         first_of: Option<Box<[u8]>>,
         /// It ends a block.
         ends_block: bool,
+        /// It may make the server read copy data.
+        copy_in: bool,
     },
     /// Close; what to restore if it is skipped.
     Close(Option<Box<Undo>>),

@@ -175,6 +175,9 @@ impl Session {
 
     fn on_executed(&mut self, message_type: u8, body: &[u8]) {
         let executed = self.outstanding.take(|request| matches!(request, Request::Execute { .. }));
+        if let Some(Request::Execute { copy_in: true, .. }) = executed {
+            self.copies_in_flight = self.copies_in_flight.saturating_sub(1);
+        }
         if let Some(Request::Execute { write: Some(write), .. }) = executed {
             let changed = match message_type {
                 backend::COMMAND_COMPLETE => tag_rows(body) != Some(0),
@@ -220,6 +223,9 @@ impl Session {
         let unit = self.unit_of_front();
         let ours = matches!(self.outstanding.front(), Some(Request::Injected { .. }));
         let (discarded, has_sync) = self.outstanding.discard_until_sync();
+        // A Query or FunctionCall among what is skipped ended a unit of its own.
+        let skipped_units = discarded.iter().filter(|request| request.ends_unit()).count();
+        let unit = unit + skipped_units as u64;
         let mut skipped_ready = false;
         let mut skipped_end = false;
         for request in discarded {
@@ -231,8 +237,9 @@ impl Session {
                     self.forget_query(&query);
                     skipped_ready = true;
                 }
-                Request::Execute { first_of, ends_block, .. } => {
+                Request::Execute { first_of, ends_block, copy_in, .. } => {
                     skipped_end |= ends_block;
+                    self.copies_in_flight = self.copies_in_flight.saturating_sub(usize::from(copy_in));
                     if let Some(portal) = first_of.and_then(|name| self.names.portal_mut(&name)) {
                         portal.executed = false;
                     }
@@ -376,6 +383,7 @@ impl Session {
     fn forget_query(&mut self, query: &QueryRequest) {
         self.unconfirmed = self.unconfirmed.saturating_sub(usize::from(query.changes_block));
         self.settings_in_flight = self.settings_in_flight.saturating_sub(usize::from(query.changes_settings));
+        self.copies_in_flight = self.copies_in_flight.saturating_sub(usize::from(query.copy_in));
         self.ddl_in_flight = self.ddl_in_flight.saturating_sub(usize::from(query.ddl));
     }
 

@@ -42,7 +42,18 @@ impl Session {
         }
         let must_be_certain =
             analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::MayCommit(_) | Act::Alone));
-        if (must_be_certain && self.will_be_certain()) || !self.settle_query(&analysis, out) {
+        let copies = analysis.statements.iter().any(|statement| statement.copy_in);
+        let unanswered = self.outstanding.iter().any(Request::ends_unit);
+        if (must_be_certain && self.will_be_certain()) || (copies && unanswered) {
+            return ClientStep::Hold;
+        }
+        let first = analysis.statements.first().map(|statement| self.act(statement));
+        let undoes = matches!(first, Some(Act::Control(Control::Rollback { .. } | Control::RollbackTo)));
+        if analysis.refused || undoes || self.context() == Context::Failed {
+            // What waits is undone, or will be.
+            self.pending.forget();
+        }
+        if !self.settle_query(&analysis, out) {
             return ClientStep::Hold;
         }
         self.flushed = false;
@@ -50,7 +61,14 @@ impl Session {
     }
 
     fn relay_query(&mut self, query: QueryRequest) -> ClientStep {
+        // It ends the unit that it stands in.
+        let mut query = query;
+        query.changes_block |= self.unit.context.is_some();
+        query.changes_settings |= self.unit.changes_settings;
+        query.ddl |= self.unit.ddl;
+        query.bump_all_after |= self.unit.bump_all_after;
         self.unconfirmed += usize::from(query.changes_block);
+        self.copies_in_flight += usize::from(query.copy_in);
         self.settings_in_flight += usize::from(query.changes_settings);
         self.ddl_in_flight += usize::from(query.ddl);
         if query.copy_in {
@@ -66,11 +84,10 @@ impl Session {
         if self.pending.is_empty() || !self.places_pending(analysis) {
             return true;
         }
-        if self.context() == Context::Block && self.outstanding.iter().any(Request::ends_unit) {
-            // The block may have failed meanwhile: then COMMIT must go without a bump before it.
+        if self.block_may_have_failed() {
             return false;
         }
-        if self.pending.is_decided() {
+        if self.is_decided() {
             return true;
         }
         self.wait_for_outcomes(out);
@@ -90,7 +107,7 @@ impl Session {
             Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => {
                 statement.reads_versions || self.pending.is_full()
             }
-            Act::Control(control) => !matches!(control, Control::Begin),
+            Act::Control(_) => true,
             Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
         }
     }
@@ -283,7 +300,7 @@ impl Session {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         rewriter.before(start, &self.injector.measure_begin_sql());
-        rewriter.behind(end, &self.injector.measure_end_sql());
+        rewriter.behind(end, &self.injector.measure_end_sql(&self.view.analyzer.catalog.deferred));
     }
 
     /// A text that nobody looks into: every domain is bumped before it in its own transaction, and

@@ -45,6 +45,64 @@ fn scripts() -> Vec<(&'static str, Vec<u8>, usize)> {
             5,
         ),
         (
+            "rollback behind a unit that failed",
+            [unnamed("BEGIN", &[]), unnamed(&insert, &[]), unnamed("SELECT 1/0", &[]), sync(), query("ROLLBACK")]
+                .concat(),
+            2,
+        ),
+        (
+            "commit behind a failure in flight",
+            [query("BEGIN"), query("SELECT 1/0"), query(&insert), query("COMMIT"), query("SELECT 7")].concat(),
+            5,
+        ),
+        (
+            "two syncs behind a failure",
+            [unnamed("BEGIN", &[]), unnamed(&insert, &[]), unnamed("SELECT 1/0", &[]), sync(), sync(), query("ABORT")]
+                .concat(),
+            3,
+        ),
+        (
+            "query that is skipped, with a write behind it",
+            [parse("", "SELEC"), query("END"), unnamed("INSERT INTO tv_user SELECT 1", &[]), sync(), query("SELECT 7")]
+                .concat(),
+            2,
+        ),
+        (
+            "begin read only behind a write",
+            [unnamed(&insert, &[]), unnamed("BEGIN READ ONLY", &[]), sync(), query("COMMIT")].concat(),
+            2,
+        ),
+        (
+            "copy and more in one flight",
+            [
+                [query("SELECT 1"), unnamed("COPY tv_post FROM STDIN", &[]), copy_data("1\t\\N\tx\n"), copy_done()]
+                    .concat(),
+                [unnamed(&insert, &[]), sync(), query("SELECT 7")].concat(),
+            ]
+            .concat(),
+            3,
+        ),
+        (
+            "two copies in one unit",
+            [
+                [unnamed("COPY tv_post FROM STDIN", &[]), copy_data("1\t\\N\tx\n"), copy_done()].concat(),
+                [unnamed("COPY tv_post FROM STDIN", &[]), copy_data("2\t\\N\tx\n"), copy_done()].concat(),
+                [sync(), query("SELECT 7")].concat(),
+            ]
+            .concat(),
+            2,
+        ),
+        (
+            "commit that a query behind it ends",
+            [query("BEGIN"), unnamed("COMMIT", &[]), query("SELECT 1"), query("CALL app.commits(7)")].concat(),
+            3,
+        ),
+        (
+            "refused text behind a write",
+            [unnamed(&insert, &[]), query("SELECT 'open"), sync(), query("SELECT 7")].concat(),
+            3,
+        ),
+        (
             "failed block with a write before",
             [query("BEGIN"), query(&insert), query("SELECT 1/0"), query("COMMIT"), query("SELECT 7")].concat(),
             5,

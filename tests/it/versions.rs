@@ -100,6 +100,7 @@ async fn simple_query_texts(route: Route) {
     let mut wire = Wire::login(env.port);
     let mut wrong = Vec::new();
     for (text, expected) in TEXTS {
+        env.fresh().await;
         let before = env.versions().await;
         wire.ask(&query(text));
         let moved = env.versions().await.since(&before);
@@ -425,6 +426,7 @@ async fn the_session_setting_names_the_tenant_where_it_is_trusted() {
 async fn writers_above_read_committed_do_not_wait_or_fail() {
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         let env = Env::new(Route::Direct).await;
+        let before = env.versions().await;
         let writers: Vec<_> = (0..32)
             .map(|writer| {
                 let port = env.port;
@@ -442,7 +444,6 @@ async fn writers_above_read_committed_do_not_wait_or_fail() {
                 })
             })
             .collect();
-        let before = env.versions().await;
         for writer in writers {
             writer.await.unwrap();
         }
@@ -527,6 +528,20 @@ async fn no_write_slips_through() {
         })
         .await;
     assert_eq!(moved, "user: T1 +1");
+
+    // COPY and another write in one flight, two COPYs in one unit.
+    let copy = |id: u32| {
+        let line = format!("{id}\t{T1}\n");
+        let data = crate::support::wire::message(b'd', line.as_bytes());
+        let done = crate::support::wire::message(b'c', b"");
+        [unnamed("COPY tv_user (id, tenant_id) FROM STDIN", &[]), data, done].concat()
+    };
+    let (_, moved) = env
+        .moved(async { wire.ask_many(&[query("SELECT 1"), copy(100), unnamed(&insert(101), &[]), sync()].concat(), 2) })
+        .await;
+    assert_eq!(moved, "user: * +1, T1 +2");
+    let (_, moved) = env.moved(async { wire.ask(&[copy(102), copy(103), sync()].concat()) }).await;
+    assert_eq!(moved, "user: * +2");
 
     // A name that got another meaning behind a failure.
     wire.ask(&[parse("", "SELECT 1"), sync()].concat());

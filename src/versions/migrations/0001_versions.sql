@@ -340,9 +340,9 @@ $function$;
 
 -- After a measured statement: bumps the domains whose counters moved since fn_measure_begin. Where it
 -- cannot know (track_counts is off, or the transaction ended in between) it bumps every domain.
--- Returns the number of log rows, negative where it could not know, with a c behind it when definitions
--- changed.
-CREATE FUNCTION turbo.fn_measure_end(settings text[], summary text) RETURNS text
+-- deferred: relations with deferrable triggers of the application. Returns the number of log rows,
+-- negative where it could not know, with a c behind it when definitions changed.
+CREATE FUNCTION turbo.fn_measure_end(settings text[], deferred oid[], summary text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -361,10 +361,9 @@ BEGIN
     END IF;
     v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean
         -- A deferred trigger fires when it is too late to measure.
-        OR EXISTS (SELECT FROM pg_trigger g
-                    WHERE g.tgdeferrable AND NOT g.tgisinternal AND g.tgenabled <> 'D'
-                      AND pg_stat_get_xact_tuples_inserted(g.tgrelid) + pg_stat_get_xact_tuples_updated(g.tgrelid)
-                        + pg_stat_get_xact_tuples_deleted(g.tgrelid) > 0);
+        OR EXISTS (SELECT FROM unnest(deferred) r
+                    WHERE pg_stat_get_xact_tuples_inserted(r) + pg_stat_get_xact_tuples_updated(r)
+                        + pg_stat_get_xact_tuples_deleted(r) > 0);
     IF NOT v_unknown THEN
         v_after := turbo.fn_counters();
         IF v_after = v_before THEN

@@ -180,6 +180,12 @@ impl Env {
         .await;
     }
 
+    /// Waits until the catalog is fresh: until then statements are measured, for all tenants.
+    pub async fn fresh(&self) {
+        let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
+        eventually("the catalog is fresh", async || database.view().fresh).await;
+    }
+
     pub async fn stop(mut self) {
         if let Some(running) = self.running.take() {
             tokio::time::timeout(Duration::from_secs(20), running.shutdown()).await.unwrap();
