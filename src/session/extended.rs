@@ -87,7 +87,10 @@ impl Session {
         };
         let act = self.act_now(act, &portal);
         let unanswered = self.outstanding.iter().any(Request::ends_unit);
-        if (matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0) || (portal.copy_in && unanswered) {
+        // In a block that has failed meanwhile our part would be refused in the client's place.
+        let unsure =
+            unanswered && self.context() == Context::Uncertain && matches!(act, Act::Measure(_) | Act::Fetch(_));
+        if (matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0) || (portal.copy_in && unanswered) || unsure {
             return ClientStep::Hold;
         }
         if !self.settle_before(&act, portal.reads_versions, out) {
