@@ -7,7 +7,7 @@ use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control, Forgets};
+use crate::effect::{Analysis, Control};
 use crate::wire::frontend::{Bind, Named, Parse, execute_portal, function_call_oid};
 
 /// OIDs below are of the system's own objects (`FirstUnpinnedObjectId`).
@@ -101,11 +101,7 @@ impl Session {
         if let Some(portal) = execute_portal(body).and_then(|name| self.names.portal_mut(name)) {
             portal.executed = true;
         }
-        match &portal.forgets {
-            Some(Forgets::One(name)) => self.names.forget_statements(Some(name)),
-            Some(Forgets::All) => self.names.forget_statements(None),
-            None => {}
-        }
+        self.names.forget_statements(portal.forgets.as_ref());
         let ends_block =
             matches!(act, Act::Control(Control::Commit { .. } | Control::Rollback { .. } | Control::Prepare));
         self.flushed = false;
@@ -232,7 +228,7 @@ impl Session {
     pub(super) fn on_sync(&mut self, out: &mut Output) -> ClientStep {
         if self.phase == Phase::SkippingToSync {
             self.phase = Phase::Ready;
-            self.end_unit(self.unit.bump_all_after);
+            self.end_unit();
             return ClientStep::Relay;
         }
         if self.copy_in == CopyIn::Expected {
@@ -250,11 +246,11 @@ impl Session {
                 }
             }
         }
-        self.end_unit(self.unit.bump_all_after);
+        self.end_unit();
         ClientStep::Relay
     }
 
-    fn end_unit(&mut self, bump_all_after: bool) {
+    fn end_unit(&mut self) {
         let changes_block = self.unit.context.is_some();
         self.unconfirmed += usize::from(changes_block);
         self.settings_in_flight += usize::from(self.unit.changes_settings);
@@ -263,7 +259,7 @@ impl Session {
             changes_block,
             ddl: self.unit.ddl,
             changes_settings: self.unit.changes_settings,
-            bump_all_after,
+            bump_all_after: self.unit.bump_all_after,
             ..SyncRequest::default()
         }));
         self.unit = self.unit.next();
@@ -272,8 +268,7 @@ impl Session {
     /// FunctionCall ends its own transaction: nothing can be measured behind it.
     pub(super) fn on_function_call(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
         if !self.is_active() || self.context() == Context::Failed {
-            self.outstanding.push(Request::FunctionCall);
-            return ClientStep::Relay;
+            return self.relay_function_call();
         }
         if !self.inject_pending(out) {
             return ClientStep::Hold;
@@ -291,6 +286,10 @@ impl Session {
             out.to_server.extend_from_slice(self.injector.bump_all());
             self.push_injected(Purpose::BumpAll);
         }
+        self.relay_function_call()
+    }
+
+    fn relay_function_call(&mut self) -> ClientStep {
         self.outstanding.push(Request::FunctionCall);
         self.unit = self.unit.next();
         ClientStep::Relay

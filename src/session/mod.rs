@@ -340,8 +340,7 @@ impl Session {
                 (query.rewrite.is_some() && !query.visible) || query.bump_all_after || query.bump_before_commit
             }
             Some(Request::Sync(sync)) => sync.bump_all_after,
-            Some(Request::Rollback) => true,
-            Some(Request::FunctionCall) => true,
+            Some(Request::Rollback | Request::FunctionCall) => true,
             _ => false,
         }
     }
@@ -426,7 +425,7 @@ impl Session {
         self.flushed = false;
         let bumps = self.pending.take();
         out.to_server.extend_from_slice(&self.injector.bump(&bumps, condition));
-        self.outstanding.push(Request::Injected { purpose: Purpose::Bump, closes: bump::GROUP_CLOSES });
+        self.push_injected(Purpose::Bump);
         true
     }
 

@@ -286,7 +286,7 @@ impl Names {
         self.made += 1;
         if self.makers.len() >= 2 * limits::OUTSTANDING_REQUESTS_MAX {
             // A client that gives ever new names while replies are due: what they mean is measured.
-            self.forget_statements(None);
+            self.forget_all_statements();
             self.portals.clear();
         }
         self.makers.insert((portal, name.into()), self.made);
@@ -335,16 +335,19 @@ impl Names {
         }
     }
 
-    /// SQL made or removed a prepared statement of this name, or all of them (`None`).
-    pub fn forget_statements(&mut self, name: Option<&str>) {
-        match name {
-            Some(name) => drop(self.set_statement(name.as_bytes(), None)),
-            None => {
-                self.statements.clear();
-                self.statement_bytes = 0;
-                self.makers.clear();
-            }
+    /// SQL makes or removes prepared statements of these names.
+    pub fn forget_statements(&mut self, forgets: Option<&Forgets>) {
+        match forgets {
+            None => {}
+            Some(Forgets::One(name)) => drop(self.set_statement(name.as_bytes(), None)),
+            Some(Forgets::All) => self.forget_all_statements(),
         }
+    }
+
+    fn forget_all_statements(&mut self) {
+        self.statements.clear();
+        self.statement_bytes = 0;
+        self.makers.clear();
     }
 
     /// The transaction has ended, and no message waits: its portals are gone.

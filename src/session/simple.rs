@@ -7,7 +7,7 @@ use super::rewrite::Rewriter;
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Session, StatementClass};
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control, Forgets, Statement};
+use crate::effect::{Analysis, Control, Statement};
 use crate::wire::encode;
 use crate::wire::frontend::query_text;
 
@@ -60,9 +60,8 @@ impl Session {
         self.send_query(text, &analysis, out)
     }
 
-    fn relay_query(&mut self, query: QueryRequest) -> ClientStep {
+    fn relay_query(&mut self, mut query: QueryRequest) -> ClientStep {
         // It ends the unit that it stands in.
-        let mut query = query;
         query.changes_block |= self.unit.context.is_some();
         query.changes_settings |= self.unit.changes_settings;
         query.ddl |= self.unit.ddl;
@@ -107,8 +106,7 @@ impl Session {
             Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => {
                 statement.reads_versions || self.pending.is_full()
             }
-            Act::Control(_) => true,
-            Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
+            Act::Control(_) | Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
         }
     }
 
@@ -127,11 +125,7 @@ impl Session {
         let context = self.context();
         let ddl = analysis.statements.iter().any(|statement| statement.ddl);
         for statement in &analysis.statements {
-            match &statement.forgets {
-                Some(Forgets::One(name)) => self.names.forget_statements(Some(name)),
-                Some(Forgets::All) => self.names.forget_statements(None),
-                None => {}
-            }
+            self.names.forget_statements(statement.forgets.as_ref());
         }
         let mut query = QueryRequest {
             ddl,
