@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
 use super::control::{ControlError, ControlPool};
-use super::rows::{CatalogRows, FunctionRow, RUNS_SQL, RelationRow};
+use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
 use crate::config::Config;
 use crate::effect::cache::Analyzer;
 use crate::limits;
@@ -387,7 +387,7 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
         installed: true,
         system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
         functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
-        relations: relations.iter().map(relation_row).collect::<Result<_, _>>()?,
+        relations: with_triggers_and_cascades(client, &relations).await?,
         type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
         unsafe_system_oids: client
@@ -415,6 +415,10 @@ const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog
      JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oprnamespace <> 'pg_catalog'::regnamespace";
 const IMPLICIT_FUNCTIONS: &str = "SELECT p.proname::text FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
      WHERE p.pronamespace <> 'pg_catalog'::regnamespace";
+const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgdeferrable FROM pg_catalog.pg_trigger t \
+     JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgrelid, t.tgname";
+const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c', 'n', 'd'), k.confupdtype IN ('c', 'n', 'd') \
+     FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
 const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
 
 fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres::Error> {
@@ -441,12 +445,33 @@ fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres
         domain_override: row.try_get(6)?,
         columns: row.try_get(7)?,
         types: row.try_get(8)?,
-        trigger_events: row.try_get(9)?,
-        has_rules: row.try_get(10)?,
-        cascades_on_delete: row.try_get(11)?,
-        cascades_on_update: row.try_get(12)?,
-        read_expressions: row.try_get(13)?,
-        write_expressions: row.try_get(14)?,
-        deferred: row.try_get(15)?,
+        has_rules: row.try_get(9)?,
+        read_expressions: row.try_get(10)?,
+        write_expressions: row.try_get(11)?,
+        triggers: Vec::new(),
+        cascades: Vec::new(),
     })
+}
+
+async fn with_triggers_and_cascades(
+    client: &Client,
+    relations: &[tokio_postgres::Row],
+) -> Result<Vec<RelationRow>, tokio_postgres::Error> {
+    let mut triggers: HashMap<u32, Vec<TriggerRow>> = HashMap::new();
+    for row in client.query(TRIGGERS, &[]).await? {
+        let trigger = TriggerRow { function: row.try_get(1)?, events: row.try_get(2)?, deferrable: row.try_get(3)? };
+        triggers.entry(row.try_get(0)?).or_default().push(trigger);
+    }
+    let mut cascades: HashMap<u32, Vec<CascadeRow>> = HashMap::new();
+    for row in client.query(FOREIGN_KEYS, &[]).await? {
+        let cascade = CascadeRow { child: row.try_get(1)?, on_delete: row.try_get(2)?, on_update: row.try_get(3)? };
+        cascades.entry(row.try_get(0)?).or_default().push(cascade);
+    }
+    let complete = |row| {
+        let mut relation = relation_row(row)?;
+        relation.triggers = triggers.remove(&relation.oid).unwrap_or_default();
+        relation.cascades = cascades.remove(&relation.oid).unwrap_or_default();
+        Ok(relation)
+    };
+    relations.iter().map(complete).collect()
 }

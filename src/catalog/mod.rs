@@ -3,9 +3,12 @@
 //!
 //! [`Catalog`] is an immutable value, built by [`rows`] (pure) from what [`loader`] (shell) read.
 //! It knows names, not sessions: a bare name stands for every relation or function of that name in
-//! any schema, so that no `search_path` can make an answer wrong, only less precise.
+//! any schema, so that no `search_path` can make an answer wrong, only less precise. What functions and
+//! triggers do is followed through their bodies ([`bodies`], [`danger`]).
 
+pub mod bodies;
 pub mod control;
+pub mod danger;
 pub mod loader;
 pub mod rows;
 
@@ -66,6 +69,13 @@ pub struct Relation {
     pub has_sequence: bool,
     /// Partitioned.
     pub parted: bool,
+    /// A trigger may refuse rows that the statement names.
+    pub may_skip_rows: bool,
+    /// A statement that changes no row may still write: by a trigger of the statement, or before a row.
+    pub leaves_traces: bool,
+    /// What makes a write of it more than the text says: trigger functions, relations that foreign
+    /// keys cascade to. For `explain`.
+    pub drags: Vec<String>,
     /// A foreign table: the server's counters and transaction ids say nothing about its rows.
     pub foreign: bool,
 }
@@ -80,6 +90,17 @@ impl Relation {
             WriteEvent::Delete => self.delete_unknown,
         }
     }
+}
+
+/// Where the danger of a name comes from, for `explain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// It writes this relation.
+    Writes(String),
+    /// It mentions this dangerous name.
+    Mentions(String),
+    /// What it does cannot be followed: a statement, a language.
+    Opaque(String),
 }
 
 /// An immutable view of one database.
@@ -100,6 +121,8 @@ pub struct Catalog {
     /// Names whose mention makes a statement unsure: functions that may write, views and types that
     /// call them.
     pub dangerous: HashMap<String, UnknownReason>,
+    /// Why each of them is dangerous.
+    pub causes: HashMap<String, Cause>,
     /// Operators that call functions which may write.
     pub dangerous_operators: HashSet<String>,
     /// A cast or an event trigger calls a function that may write; it leaves no trace in a text.

@@ -11,13 +11,7 @@ SELECT c.oid,
        -- A generated column's value is not what a statement says.
        ARRAY(SELECT CASE WHEN a.attgenerated = '' THEN a.atttypid ELSE 0 END FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-       coalesce((SELECT pg_catalog.bit_or(t.tgtype::int) FROM pg_catalog.pg_trigger t
-                  WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'), 0),
        EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN'),
-       EXISTS (SELECT FROM pg_catalog.pg_constraint k
-                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')),
-       EXISTS (SELECT FROM pg_catalog.pg_constraint k
-                WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.confupdtype IN ('c', 'n', 'd')),
        pg_catalog.concat_ws(' ',
            CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END,
            (SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', pg_catalog.pg_get_expr(p.polqual, p.polrelid),
@@ -39,9 +33,7 @@ SELECT c.oid,
            (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(t.typname), ' ')
               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-               AND t.typnamespace <> 'pg_catalog'::regnamespace)),
-       EXISTS (SELECT FROM pg_catalog.pg_trigger t
-                WHERE t.tgrelid = c.oid AND t.tgdeferrable AND NOT t.tgisinternal AND t.tgenabled <> 'D')
+               AND t.typnamespace <> 'pg_catalog'::regnamespace))
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')

@@ -1,14 +1,10 @@
-//! Query rows → [`Catalog`]. Pure; the queries are in [`super::loader`].
-//!
-//! The heart is a fixpoint over names: a function is harmless when its body neither writes nor
-//! mentions a name that is not harmless; what mentions a dangerous name (a view, a default, a
-//! policy, an operator) is dangerous too.
+//! Query rows → [`Catalog`]. Pure; the queries are in [`super::loader`], the fixpoint over what may lead
+//! to a write in [`super::danger`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::danger::{Danger, Graph};
 use super::{Catalog, Relation, TenantColumn, TenantType};
-use crate::effect::lexer::{TokenKind, lex};
-use crate::effect::statement::StatementTokens;
 use crate::effect::unknown::UnknownReason;
 
 /// A function, procedure or aggregate outside of the system schemas.
@@ -52,20 +48,51 @@ pub struct RelationRow {
     pub columns: Vec<String>,
     /// Types of the columns: type OID.
     pub types: Vec<u32>,
-    /// Or of `tgtype` of the enabled triggers that are not of the system.
-    pub trigger_events: i32,
+    /// Enabled triggers that are not of the system.
+    pub triggers: Vec<TriggerRow>,
     /// Rewrite rules other than a view's own.
     pub has_rules: bool,
-    /// Something refers to it by a foreign key with ON DELETE/UPDATE CASCADE, SET NULL, SET DEFAULT.
-    pub cascades_on_delete: bool,
-    /// The same for UPDATE.
-    pub cascades_on_update: bool,
+    /// Relations that refer to it by a foreign key with CASCADE, SET NULL or SET DEFAULT.
+    pub cascades: Vec<CascadeRow>,
     /// Texts of what runs when it is read: view definition, row-level security policies.
     pub read_expressions: String,
     /// Texts of what runs when it is written: defaults, checks, index expressions, policies.
     pub write_expressions: String,
-    /// It has deferrable triggers of the application.
-    pub deferred: bool,
+}
+
+/// A trigger.
+#[derive(Debug, Clone, Default)]
+pub struct TriggerRow {
+    /// Name of its function.
+    pub function: String,
+    /// `tgtype`.
+    pub events: i32,
+    /// It may fire at COMMIT.
+    pub deferrable: bool,
+}
+
+impl TriggerRow {
+    /// It fires for each row, before the row is written: it may change or refuse it.
+    #[must_use]
+    pub const fn is_before_row(&self) -> bool {
+        self.events & TRIGGER_ROW != 0 && self.events & TRIGGER_BEFORE != 0
+    }
+
+    /// What it does, it does even if no row changes.
+    const fn leaves_traces(&self) -> bool {
+        self.events & TRIGGER_ROW == 0 || self.events & TRIGGER_BEFORE != 0
+    }
+}
+
+/// A foreign key that changes rows of the relation that refers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CascadeRow {
+    /// OID of the relation that refers.
+    pub child: u32,
+    /// ON DELETE does something.
+    pub on_delete: bool,
+    /// ON UPDATE does something.
+    pub on_update: bool,
 }
 
 /// Everything that a catalog is built from.
@@ -118,37 +145,8 @@ pub const RUNS_SQL: &[&str] = &[
     "ts_rewrite",
 ];
 
-/// Extensions of PostgreSQL whose functions compute and never run SQL of others.
-const COMPUTING_EXTENSIONS: &[&str] = &[
-    "btree_gin",
-    "btree_gist",
-    "citext",
-    "cube",
-    "fuzzystrmatch",
-    "hstore",
-    "intarray",
-    "isn",
-    "ltree",
-    "pg_stat_statements",
-    "pg_trgm",
-    "pgcrypto",
-    "seg",
-    "unaccent",
-    "uuid-ossp",
-];
-
-/// Extensions whose compiled functions run SQL that they are given, whatever they call themselves.
-const RUNNING_EXTENSIONS: &[&str] = &["dblink", "tablefunc", "xml2", "postgres_fdw"];
-
-/// Operators that PostgreSQL looks for by itself (CASE, NULLIF, USING, IN, sorting).
-const IMPLICIT_OPERATORS: &[&str] = &["=", "<>", "<", "<=", ">", ">="];
-
-/// Words that make a body more than a reading one. `update` also stands in FOR UPDATE: unsure then.
-const WRITING_WORDS: &[&str] = &[
-    "insert", "update", "delete", "merge", "truncate", "copy", "execute", "call", "do", "refresh", "create", "alter",
-    "drop", "grant", "revoke", "import", "reindex", "cluster", "fetch", "move", "open",
-];
-
+const TRIGGER_ROW: i32 = 1;
+const TRIGGER_BEFORE: i32 = 2;
 const TRIGGER_INSERT: i32 = 4;
 const TRIGGER_DELETE: i32 = 8;
 const TRIGGER_UPDATE: i32 = 16;
@@ -173,54 +171,34 @@ impl CatalogRows {
             unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()
         };
-        for name in RUNS_SQL {
-            catalog.harmless_calls.remove(*name);
-            catalog.dangerous.insert((*name).into(), UnknownReason::FunctionCall);
-        }
-        let scanned = Scanned::new(&self);
-        scanned.spread(&mut catalog, &self);
-        for function in &self.functions {
-            if !catalog.dangerous.contains_key(&function.name) {
-                catalog.harmless_calls.insert(function.name.clone());
-                catalog.harmless_oids.insert(function.oid);
-            }
-        }
-        self.add_version_readers(&mut catalog, &scanned);
-        self.add_may_commit(&mut catalog, &scanned);
-        self.add_relations(&mut catalog, &scanned);
-        let deferred: Vec<String> =
-            self.relations.iter().filter(|row| row.deferred).map(|row| row.oid.to_string()).collect();
-        catalog.deferred = format!("{{{}}}", deferred.join(","));
+        let domains = self.domains_by_oid();
+        let graph = Graph::new(&self, &domains);
+        let danger = graph.danger(RUNS_SQL);
+        add_version_readers(&mut catalog, &graph);
+        add_may_commit(&mut catalog, &graph);
+        self.add_relations(&mut catalog, &domains, &graph, &danger);
+        catalog.deferred = self.deferred(&danger);
+        danger.publish(&self, &mut catalog);
         catalog
     }
 
-    /// What mentions the versions' schema, directly or through other views and functions.
-    fn add_version_readers(&self, catalog: &mut Catalog, scanned: &Scanned) {
-        let readers = &mut catalog.version_readers;
-        for name in ["turbo", "tb_domain_version", "fn_domain_version", "fn_domain_last_bump"] {
-            readers.insert(name.to_owned());
-        }
-        scanned.close_over(readers);
+    /// Relations with triggers that may fire at COMMIT and write, as an array of OIDs.
+    fn deferred(&self, danger: &Danger) -> String {
+        let fires_late = |row: &&RelationRow| {
+            row.triggers.iter().any(|trigger| trigger.deferrable && danger.names.contains_key(&trigger.function))
+        };
+        let deferred: Vec<String> = self.relations.iter().filter(fires_late).map(|row| row.oid.to_string()).collect();
+        format!("{{{}}}", deferred.join(","))
     }
 
-    /// Procedures that may end a transaction. Only CALL and DO can do that, never in a block.
-    fn add_may_commit(&self, catalog: &mut Catalog, scanned: &Scanned) {
-        let mut reached: HashSet<String> = ["commit", "rollback"].map(str::to_owned).into();
-        for (function, body) in self.functions.iter().zip(&scanned.functions) {
-            if body.unreadable {
-                reached.insert(function.name.clone());
-            }
-        }
-        scanned.close_over(&mut reached);
-        catalog.may_commit = reached;
-    }
-
-    fn add_relations(&self, catalog: &mut Catalog, scanned: &Scanned) {
-        let domains = self.domains_by_oid();
+    fn add_relations(
+        &self,
+        catalog: &mut Catalog,
+        domains: &HashMap<u32, BTreeSet<String>>,
+        graph: &Graph<'_>,
+        danger: &Danger,
+    ) {
         let mut all = BTreeSet::new();
-        let by_oid: HashMap<u32, usize> =
-            self.relations.iter().enumerate().map(|(index, row)| (row.oid, index)).collect();
-        let below = self.descendants(&by_oid);
         for (index, row) in self.relations.iter().enumerate() {
             if row.temporary {
                 catalog.temporary.insert(row.name.clone());
@@ -231,10 +209,9 @@ impl CatalogRows {
             }
             let own = domains.get(&row.oid).cloned().unwrap_or_default();
             all.extend(own.iter().cloned());
-            let family = std::iter::once(index).chain(below.get(&row.oid).into_iter().flatten().copied());
             let mut relation = self.relation(row, &own);
-            for member in family {
-                self.add_unknowns(&mut relation, member, &own, &domains, catalog, scanned);
+            for member in graph.family(index) {
+                self.add_unknowns(&mut relation, member, &own, domains, (graph, danger));
             }
             catalog.relations.entry(row.name.clone()).or_default().push(relation);
         }
@@ -262,6 +239,9 @@ impl CatalogRows {
             has_sequence: row.write_expressions.contains("nextval("),
             parted: row.kind == 'p',
             foreign: row.kind == 'f',
+            may_skip_rows: false,
+            leaves_traces: false,
+            drags: Vec::new(),
         }
     }
 
@@ -272,35 +252,46 @@ impl CatalogRows {
         index: usize,
         own: &BTreeSet<String>,
         domains: &HashMap<u32, BTreeSet<String>>,
-        catalog: &Catalog,
-        scanned: &Scanned,
+        (graph, danger): (&Graph<'_>, &Danger),
     ) {
         let Some(row) = self.relations.get(index) else { return };
-        let dangerous = |words: &BTreeSet<String>| words.iter().any(|word| catalog.dangerous.contains_key(word));
-        let expression = scanned.relations.get(index).is_some_and(|scan| dangerous(&scan.write_words));
         let every = match row.kind {
             'v' | 'm' => Some(UnknownReason::View),
             // A part of a table; a foreign table by its own name is written by the command tag.
             'f' if !row.parents.is_empty() => Some(UnknownReason::ForeignTable),
             _ if row.has_rules => Some(UnknownReason::Rule),
-            _ if expression => Some(UnknownReason::Expression),
+            _ if graph.has_dangerous_expression(danger, index) => Some(UnknownReason::Expression),
             _ if domains.get(&row.oid).is_some_and(|theirs| !theirs.is_subset(own)) => {
                 Some(UnknownReason::MixedDomains)
             }
             _ => None,
         };
-        let on = |event: i32| (row.trigger_events & event != 0).then_some(UnknownReason::Trigger);
         // An UPDATE moves rows from part to part by DELETE and INSERT.
         let parted = relation.parted || row.kind == 'p' || !row.parents.is_empty();
         let update_events = if parted { TRIGGER_INSERT | TRIGGER_UPDATE | TRIGGER_DELETE } else { TRIGGER_UPDATE };
-        let cascade = |cascades: bool| cascades.then_some(UnknownReason::ForeignKeyCascade);
-        let slots = [
-            (&mut relation.insert_unknown, on(TRIGGER_INSERT)),
-            (&mut relation.update_unknown, on(update_events).or_else(|| cascade(row.cascades_on_update))),
-            (&mut relation.delete_unknown, on(TRIGGER_DELETE).or_else(|| cascade(row.cascades_on_delete))),
-        ];
-        for (slot, reason) in slots {
-            *slot = slot.or(every).or(reason);
+        let mut drags = Vec::new();
+        let mut on = |events: i32| {
+            let function = graph.untamed_trigger(danger, row, events)?;
+            drags.push(function.to_owned());
+            Some(UnknownReason::Trigger)
+        };
+        let triggers = [on(TRIGGER_INSERT), on(update_events), on(TRIGGER_DELETE)];
+        let mut cascade = |on_delete: bool| {
+            let child = graph.cascade_target(danger, row, on_delete)?;
+            drags.push(child.to_owned());
+            Some(UnknownReason::ForeignKeyCascade)
+        };
+        let cascades = [None, cascade(false), cascade(true)];
+        let slots = [&mut relation.insert_unknown, &mut relation.update_unknown, &mut relation.delete_unknown];
+        for ((slot, trigger), cascade) in slots.into_iter().zip(triggers).zip(cascades) {
+            *slot = slot.or(every).or(trigger).or(cascade);
+        }
+        relation.may_skip_rows |= row.triggers.iter().any(TriggerRow::is_before_row);
+        relation.leaves_traces |= row.triggers.iter().any(TriggerRow::leaves_traces);
+        for name in drags {
+            if !relation.drags.contains(&name) {
+                relation.drags.push(name);
+            }
         }
     }
 
@@ -327,189 +318,29 @@ impl CatalogRows {
             }
         }
     }
-
-    /// Indexes of all relations below each relation.
-    fn descendants(&self, by_oid: &HashMap<u32, usize>) -> HashMap<u32, BTreeSet<usize>> {
-        let mut below: HashMap<u32, BTreeSet<usize>> = HashMap::new();
-        for (index, row) in self.relations.iter().enumerate() {
-            let mut seen = HashSet::new();
-            let mut ancestors = row.parents.clone();
-            while let Some(parent) = ancestors.pop() {
-                if seen.insert(parent) {
-                    below.entry(parent).or_default().insert(index);
-                    let row = by_oid.get(&parent).and_then(|index| self.relations.get(*index));
-                    ancestors.extend(row.map(|row| row.parents.as_slice()).unwrap_or_default());
-                }
-            }
-        }
-        below
-    }
 }
 
-/// Words of a function's body.
-#[derive(Debug, Default)]
-struct Body {
-    words: BTreeSet<String>,
-    /// It writes, runs dynamic SQL, or is unreadable.
-    writes: bool,
-    /// Its language or text cannot be read here.
-    unreadable: bool,
+/// What mentions the versions' schema, directly or through other views and functions.
+fn add_version_readers(catalog: &mut Catalog, graph: &Graph<'_>) {
+    let readers = &mut catalog.version_readers;
+    for name in ["turbo", "tb_domain_version", "fn_domain_version", "fn_domain_last_bump"] {
+        readers.insert(name.to_owned());
+    }
+    graph.close_over(readers);
 }
 
-impl Body {
-    fn unreadable() -> Self {
-        Self { words: BTreeSet::new(), writes: true, unreadable: true }
-    }
-}
-
-#[derive(Debug, Default)]
-struct RelationScan {
-    read_words: BTreeSet<String>,
-    write_words: BTreeSet<String>,
-}
-
-/// The words of everything that the catalog's rows contain as text, found once.
-struct Scanned {
-    names: Vec<String>,
-    functions: Vec<Body>,
-    relation_names: Vec<String>,
-    relations: Vec<RelationScan>,
-}
-
-impl Scanned {
-    fn new(rows: &CatalogRows) -> Self {
-        Self {
-            names: rows.functions.iter().map(|function| function.name.clone()).collect(),
-            functions: rows.functions.iter().map(scan_function).collect(),
-            relation_names: rows.relations.iter().map(|relation| relation.name.clone()).collect(),
-            relations: rows
-                .relations
-                .iter()
-                .map(|row| RelationScan {
-                    read_words: words(&row.read_expressions).unwrap_or_default(),
-                    write_words: words(&row.write_expressions).unwrap_or_default(),
-                })
-                .collect(),
-        }
-    }
-
-    /// Spreads danger from what writes to what mentions it, until nothing changes.
-    fn spread(&self, catalog: &mut Catalog, rows: &CatalogRows) {
-        let dangerous = &mut catalog.dangerous;
-        for (name, body) in self.names.iter().zip(&self.functions) {
-            if body.writes {
-                dangerous.insert(name.clone(), UnknownReason::FunctionCall);
-            }
-        }
-        loop {
-            let before = dangerous.len();
-            let spread_to = |name: &str, words: &BTreeSet<String>, reason, dangerous: &mut HashMap<_, _>| {
-                if !dangerous.contains_key(name) && words.iter().any(|word| dangerous.contains_key(word)) {
-                    dangerous.insert(name.to_owned(), reason);
-                }
-            };
-            for (name, body) in self.names.iter().zip(&self.functions) {
-                spread_to(name, &body.words, UnknownReason::FunctionCall, dangerous);
-            }
-            for (name, scan) in self.relation_names.iter().zip(&self.relations) {
-                spread_to(name, &scan.read_words, UnknownReason::View, dangerous);
-            }
-            for (name, check) in &rows.type_checks {
-                let check_words = words(check).unwrap_or_default();
-                spread_to(name, &check_words, UnknownReason::TypeOrOperator, dangerous);
-            }
-            for (symbol, function) in &rows.operators {
-                if dangerous.contains_key(function) {
-                    dangerous.insert(operator_word(symbol), UnknownReason::TypeOrOperator);
-                }
-            }
-            if dangerous.len() == before {
-                break;
-            }
-        }
-        catalog.dangerous_operators = rows
-            .operators
-            .iter()
-            .filter(|(_, function)| catalog.dangerous.contains_key(function))
-            .map(|(symbol, _)| symbol.clone())
-            .collect();
-        catalog.implicit_danger =
-            rows.implicit_functions.iter().any(|function| catalog.dangerous.contains_key(function))
-                || IMPLICIT_OPERATORS.iter().any(|symbol| catalog.dangerous_operators.contains(*symbol));
-    }
-
-    /// Adds the functions and relations that mention one of `names`, until nothing changes.
-    fn close_over(&self, names: &mut HashSet<String>) {
-        loop {
-            let before = names.len();
-            for (name, body) in self.names.iter().zip(&self.functions) {
-                if body.words.iter().any(|word| names.contains(word)) {
-                    names.insert(name.clone());
-                }
-            }
-            for (name, scan) in self.relation_names.iter().zip(&self.relations) {
-                if scan.read_words.iter().any(|word| names.contains(word)) {
-                    names.insert(name.clone());
-                }
-            }
-            if names.len() == before {
-                return;
-            }
-        }
-    }
-}
-
-fn scan_function(function: &FunctionRow) -> Body {
-    if COMPUTING_EXTENSIONS.contains(&function.extension.as_str()) || function.schema == "turbo" {
-        return Body::default();
-    }
-    match function.language.as_str() {
-        "sql" | "plpgsql" => match words(&function.body) {
-            Some(words) => {
-                let writes = WRITING_WORDS.iter().any(|word| words.contains(*word));
-                Body { words, writes, unreadable: false }
-            }
-            None => Body::unreadable(),
-        },
-        // The names of an aggregate's support functions.
-        "aggregate" => Body { words: words(&function.body).unwrap_or_default(), ..Body::default() },
-        // A compiled function that calls itself immutable or stable must not write.
-        "c" | "internal" if !function.volatile && !RUNNING_EXTENSIONS.contains(&function.extension.as_str()) => {
-            Body::default()
-        }
-        _ => Body::unreadable(),
-    }
-}
-
-/// How an operator stands among names: no name has a space and these characters by accident.
-fn operator_word(symbol: &str) -> String {
-    format!("operator {symbol}")
-}
-
-/// Names, keywords and operators of a text, as the catalog spells them; `None` when it has no tokens.
-fn words(text: &str) -> Option<BTreeSet<String>> {
-    let mut tokens = Vec::new();
-    lex(text.as_bytes(), true, &mut tokens).ok()?;
-    let statement = StatementTokens { text: text.as_bytes(), tokens: &tokens };
-    let mut words = BTreeSet::new();
-    for (index, token) in tokens.iter().enumerate() {
-        match token.kind {
-            TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName => {
-                words.insert(statement.name(index)?);
-            }
-            TokenKind::Operator => {
-                words.insert(operator_word(std::str::from_utf8(statement.bytes(index)).ok()?));
-            }
-            // Cursors with dynamic text and names in strings ('f'::regproc) are for the server.
-            _ => {}
-        }
-    }
-    Some(words)
+/// Procedures that may end a transaction. Only CALL and DO can do that, never in a block.
+fn add_may_commit(catalog: &mut Catalog, graph: &Graph<'_>) {
+    let mut reached: HashSet<String> = ["commit", "rollback"].map(str::to_owned).into();
+    reached.extend(graph.unreadable().map(str::to_owned));
+    graph.close_over(&mut reached);
+    catalog.may_commit = reached;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Cause;
 
     fn function(name: &str, language: &str, body: &str) -> FunctionRow {
         FunctionRow {
@@ -520,6 +351,10 @@ mod tests {
             volatile: true,
             ..FunctionRow::default()
         }
+    }
+
+    fn trigger(function: &str, events: i32) -> TriggerRow {
+        TriggerRow { function: function.into(), events, deferrable: false }
     }
 
     fn table(oid: u32, name: &str) -> RelationRow {
@@ -538,7 +373,9 @@ mod tests {
     fn danger_spreads_through_functions_views_and_checks() {
         let rows = CatalogRows {
             functions: vec![
-                function("writes", "plpgsql", "BEGIN INSERT INTO tb_a VALUES (1); END"),
+                function("writes", "plpgsql", "BEGIN INSERT INTO tv_a VALUES (1); END"),
+                function("logs", "plpgsql", "BEGIN INSERT INTO log VALUES (1); END"),
+                function("gone", "plpgsql", "BEGIN INSERT INTO dropped VALUES (1); END"),
                 function("calls", "sql", "SELECT app.Writes()"),
                 function("reads", "sql", "SELECT 'insert', \"Insert\" FROM tb_a"),
                 function("dynamic", "plpgsql", "BEGIN EXECUTE q; END"),
@@ -550,6 +387,8 @@ mod tests {
                 function("total", "aggregate", "app.calls"),
             ],
             relations: vec![
+                table(10, "tv_a"),
+                table(11, "log"),
                 RelationRow { kind: 'v', read_expressions: "SELECT calls()".into(), ..table(1, "v_writes") },
                 RelationRow { kind: 'v', read_expressions: "SELECT * FROM v_writes".into(), ..table(2, "v_over") },
                 RelationRow { kind: 'v', read_expressions: "SELECT reads()".into(), ..table(3, "v_reads") },
@@ -566,24 +405,42 @@ mod tests {
             .map(String::as_str)
             .filter(|name| !RUNS_SQL.contains(name) && !name.starts_with("operator "))
             .collect();
-        let expected =
-            ["broken", "calls", "checked", "dynamic", "native", "python", "total", "v_over", "v_writes", "writes"];
+        let expected = [
+            "broken", "calls", "checked", "dynamic", "gone", "native", "python", "total", "v_over", "v_writes",
+            "writes",
+        ];
         assert_eq!(dangerous, expected.into());
         let harmless: BTreeSet<&str> = catalog.harmless_calls.iter().map(String::as_str).collect();
-        assert_eq!(harmless, ["lower", "pure_c", "reads", "uuid_generate_v4"].into());
+        assert_eq!(harmless, ["logs", "lower", "pure_c", "reads", "uuid_generate_v4"].into());
+        let cause = |name: &str| catalog.causes[name].clone();
+        assert_eq!(cause("writes"), Cause::Writes("tv_a".into()));
+        assert_eq!(cause("v_over"), Cause::Mentions("v_writes".into()));
+        assert_eq!(cause("dynamic"), Cause::Opaque("EXECUTE".into()));
         assert_eq!(catalog.dangerous_operators, ["@@@".to_owned()].into());
         assert!(!catalog.implicit_danger);
     }
 
+    const BEFORE_ROW: i32 = TRIGGER_ROW | TRIGGER_BEFORE | TRIGGER_INSERT | TRIGGER_UPDATE | TRIGGER_DELETE;
+    const AFTER_ROW: i32 = BEFORE_ROW & !TRIGGER_BEFORE;
+
     #[test]
     fn relations_and_what_they_drag_along() {
+        let cascade = |child| CascadeRow { child, on_delete: true, on_update: false };
         let rows = CatalogRows {
             tenant_column: "tenant_id".into(),
-            functions: vec![function("writes", "sql", "DELETE FROM x")],
+            functions: vec![
+                function("writes", "sql", "DELETE FROM tv_user"),
+                function("logs", "plpgsql", "BEGIN INSERT INTO tb_log VALUES (1); RETURN NEW; END"),
+                function("touches", "plpgsql", "BEGIN NEW.updated_at := now(); RETURN NEW; END"),
+                function("moves", "plpgsql", "BEGIN NEW.tenant_id := x; RETURN NEW; END"),
+            ],
             relations: vec![
                 table(1, "tv_user"),
-                RelationRow { trigger_events: TRIGGER_INSERT | 1, ..table(2, "tv_trigger") },
-                RelationRow { cascades_on_delete: true, ..table(3, "tb_parent") },
+                RelationRow {
+                    triggers: vec![trigger("writes", TRIGGER_INSERT | TRIGGER_ROW)],
+                    ..table(2, "tv_trigger")
+                },
+                RelationRow { cascades: vec![cascade(1)], ..table(3, "tb_parent") },
                 RelationRow { write_expressions: "DEFAULT writes()".into(), ..table(4, "tv_default") },
                 RelationRow { kind: 'p', ..table(5, "tv_order") },
                 RelationRow { parents: vec![5], ..table(6, "order_2024") },
@@ -593,6 +450,13 @@ mod tests {
                 RelationRow { kind: 'v', ..table(10, "tv_view") },
                 RelationRow { temporary: true, ..table(11, "tv_user") },
                 RelationRow { write_expressions: "DEFAULT nextval('s')".into(), ..table(12, "tv_serial") },
+                table(13, "tb_log"),
+                RelationRow { triggers: vec![trigger("logs", AFTER_ROW)], ..table(14, "tv_audited") },
+                RelationRow { triggers: vec![trigger("touches", BEFORE_ROW)], ..table(15, "tv_touched") },
+                RelationRow { triggers: vec![trigger("moves", BEFORE_ROW)], ..table(16, "tv_moved") },
+                RelationRow { triggers: vec![trigger("logs", TRIGGER_DELETE)], ..table(17, "tv_statement") },
+                RelationRow { cascades: vec![cascade(13)], ..table(18, "tb_of_log") },
+                RelationRow { cascades: vec![cascade(3)], ..table(19, "tb_grandparent") },
             ],
             ..CatalogRows::default()
         };
@@ -603,11 +467,19 @@ mod tests {
             (found.domains, found.insert_unknown, found.update_unknown, found.delete_unknown)
         };
         let all = |reason| (Some(reason), Some(reason), Some(reason));
+        let traces = |name: &str| (relation(name).may_skip_rows, relation(name).leaves_traces);
         let none = || (None, None, None);
         let with = |domains: &[&str], (i, u, d)| (domains.iter().map(|&d| d.to_owned()).collect::<Vec<_>>(), i, u, d);
         assert_eq!(row("tv_user"), with(&["user"], none()));
         assert_eq!(row("tv_trigger"), with(&["trigger"], (Some(UnknownReason::Trigger), None, None)));
         assert_eq!(row("tb_parent"), with(&[], (None, None, Some(UnknownReason::ForeignKeyCascade))));
+        assert_eq!(relation("tb_parent").drags, ["tv_user"]);
+        assert_eq!(row("tb_grandparent"), with(&[], (None, None, Some(UnknownReason::ForeignKeyCascade))));
+        assert_eq!(row("tb_of_log"), with(&[], none()));
+        assert_eq!((row("tv_audited"), traces("tv_audited")), (with(&["audited"], none()), (false, false)));
+        assert_eq!((row("tv_touched"), traces("tv_touched")), (with(&["touched"], none()), (true, true)));
+        assert_eq!((row("tv_statement"), traces("tv_statement")), (with(&["statement"], none()), (false, true)));
+        assert_eq!(row("tv_moved"), with(&["moved"], all(UnknownReason::Trigger)));
         assert_eq!(row("tv_default"), with(&["default"], all(UnknownReason::Expression)));
         assert_eq!(row("tv_order"), with(&["order"], none()));
         assert_eq!(row("order_2024"), with(&["order"], none()));

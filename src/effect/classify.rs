@@ -8,6 +8,7 @@ use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
 use super::unknown::UnknownReason;
+use super::verbs::{Verb, verbs};
 use crate::catalog::rows::domain_of_table_name;
 use crate::catalog::{Relation, WriteEvent};
 
@@ -178,16 +179,6 @@ struct Classifier<'a> {
     statement: &'a StatementTokens<'a>,
 }
 
-/// A row-changing verb of a statement.
-struct Verb {
-    /// `None` for MERGE.
-    event: Option<WriteEvent>,
-    /// Index of the token at which the written relation's name starts.
-    target: usize,
-    /// Parentheses around the verb.
-    depth: usize,
-}
-
 impl Classifier<'_> {
     fn kind(&self) -> Kind {
         let s = self.statement;
@@ -283,7 +274,7 @@ impl Classifier<'_> {
 
     /// SELECT, VALUES, TABLE, WITH, INSERT, UPDATE, DELETE, MERGE.
     fn query(&self) -> Kind {
-        let verbs = self.verbs(0);
+        let verbs = verbs(self.statement, 0);
         if verbs.is_empty() && self.selects_into() {
             return Kind::Measure(UnknownReason::Definition);
         }
@@ -297,50 +288,6 @@ impl Classifier<'_> {
             [verb] if verb.depth == 0 => self.write(verb),
             _ => Kind::Measure(UnknownReason::SeveralWrites),
         }
-    }
-
-    /// Every place from `from` on where a row-changing verb has a target.
-    fn verbs(&self, from: usize) -> Vec<Verb> {
-        let s = self.statement;
-        let mut verbs = Vec::new();
-        let mut depth = 0_usize;
-        for index in from..s.tokens.len() {
-            match s.kind(index) {
-                Some(TokenKind::OpenParen) => depth += 1,
-                Some(TokenKind::CloseParen) => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            if s.kind(index) != Some(TokenKind::Word) {
-                continue;
-            }
-            let previous_is = |keywords: &[&str]| index > 0 && s.is_any(index - 1, keywords);
-            let verb = if s.are_words(index, &["insert", "into"]) {
-                Some((Some(WriteEvent::Insert), index + 2))
-            } else if s.are_words(index, &["delete", "from"]) {
-                Some((Some(WriteEvent::Delete), index + 2))
-            } else if s.are_words(index, &["merge", "into"]) {
-                Some((None, index + 2))
-            } else if s.is_word(index, "update")
-                && !previous_is(&["do", "then", "for", "key", "on"])
-                && s.kind(index.wrapping_sub(1)) != Some(TokenKind::Dot)
-            {
-                Some((Some(WriteEvent::Update), index + 1))
-            } else {
-                None
-            };
-            if let Some((event, mut target)) = verb {
-                target += usize::from(s.is_word(target, "only") && self.only_is_keyword(target));
-                target += usize::from(s.kind(target) == Some(TokenKind::OpenParen));
-                verbs.push(Verb { event, target, depth });
-            }
-        }
-        verbs
-    }
-
-    /// ONLY is reserved: an unquoted `only` before a name or parenthesis is the keyword.
-    fn only_is_keyword(&self, index: usize) -> bool {
-        let s = self.statement;
-        s.is_name(index + 1) || s.kind(index + 1) == Some(TokenKind::OpenParen)
     }
 
     fn selects_into(&self) -> bool {
@@ -371,8 +318,10 @@ impl Classifier<'_> {
         }
         let (rows, leaves_no_trace_without_rows) = match verb.event {
             Some(WriteEvent::Insert) => self.insert_rows(name.end, relation, upsert),
-            _ => (RowCount::Tag, !self.leaves_traces()),
+            _ => (RowCount::Tag, !self.leaves_traces(relation)),
         };
+        // A trigger may refuse the rows that the text names.
+        let rows = if relation.may_skip_rows { RowCount::Tag } else { rows };
         // The transaction's id and the server's counters say nothing about a foreign table.
         let rows = if relation.foreign { RowCount::NotZero } else { rows };
         let (tenants, rule) = match verb.event {
@@ -408,20 +357,21 @@ impl Classifier<'_> {
         (0..self.statement.tokens.len()).any(|index| self.statement.are_words(index, words))
     }
 
-    /// Row locks and sequences assign a transaction id, whether rows change or not.
-    fn leaves_traces(&self) -> bool {
+    /// Row locks, sequences and some triggers assign a transaction id, whether rows change or not.
+    fn leaves_traces(&self, relation: &Relation) -> bool {
         let s = self.statement;
-        (0..s.tokens.len()).any(|index| {
-            (s.is_word(index, "for") && s.is_any(index + 1, &["update", "share", "no", "key"]))
-                || s.is_word(index, "nextval")
-        })
+        relation.leaves_traces
+            || (0..s.tokens.len()).any(|index| {
+                (s.is_word(index, "for") && s.is_any(index + 1, &["update", "share", "no", "key"]))
+                    || s.is_word(index, "nextval")
+            })
     }
 
     /// How many rows an INSERT changes, and whether one that changes none leaves no trace.
     fn insert_rows(&self, from: usize, relation: &Relation, upsert: bool) -> (RowCount, bool) {
         let s = self.statement;
         let values = s.find_top(from, |s, index| s.is_any(index, &["values", "select", "with", "table"]));
-        let traceless = !self.leaves_traces();
+        let traceless = !self.leaves_traces(relation);
         let Some(values) = values.filter(|&values| s.is_word(values, "values")) else {
             return (RowCount::Tag, traceless);
         };
@@ -439,16 +389,16 @@ impl Classifier<'_> {
             return (RowCount::Tag, traceless && !calls && !sequence);
         }
         let Some(conflict) = conflict else {
-            return (RowCount::NotZero, true);
+            return (RowCount::NotZero, traceless);
         };
         let update = s.find_top(conflict, |s, index| s.are_words(index, &["do", "update"]));
         let conditional =
             update.is_none_or(|update| s.find_top(update, |s, index| s.is_word(index, "where")).is_some());
         if upsert && !conditional {
-            (RowCount::NotZero, true)
+            (RowCount::NotZero, traceless)
         } else {
             // A sequence default is evaluated before the conflict is found.
-            (RowCount::Tag, !relation.has_sequence)
+            (RowCount::Tag, traceless && !relation.has_sequence)
         }
     }
 
@@ -470,7 +420,7 @@ impl Classifier<'_> {
         };
         if s.kind(1) == Some(TokenKind::OpenParen) {
             return match self.danger(None) {
-                None if self.verbs(1).is_empty() => Kind::Harmless,
+                None if verbs(s, 1).is_empty() => Kind::Harmless,
                 reason => Kind::Measure(reason.unwrap_or(UnknownReason::SeveralWrites)),
             };
         }
@@ -491,7 +441,7 @@ impl Classifier<'_> {
                 Kind::Write(Write {
                     touched: tenants::touched(relation, &tenants, rule),
                     rows: RowCount::Tag,
-                    leaves_no_trace_without_rows: true,
+                    leaves_no_trace_without_rows: !relation.leaves_traces,
                 })
             }
         }
@@ -529,7 +479,7 @@ impl Classifier<'_> {
     fn explain(&self) -> Kind {
         let runs = ["analyze", "analyse"].iter().any(|word| self.has_words(&[word]));
         let more = ["execute", "create", "refresh", "declare", "into"].iter().any(|word| self.has_words(&[word]));
-        if runs && (more || !self.verbs(1).is_empty()) {
+        if runs && (more || !verbs(self.statement, 1).is_empty()) {
             return Kind::Measure(UnknownReason::Explain);
         }
         self.danger(None).map_or(Kind::Harmless, Kind::Measure)

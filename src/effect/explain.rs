@@ -3,7 +3,12 @@
 use std::fmt::Write as _;
 
 use super::analysis::{Analysis, Control, Kind, RowCount, Statement, Tenant, Tenants};
-use crate::catalog::Catalog;
+use super::lexer::lex;
+use super::statement::StatementTokens;
+use crate::catalog::{Catalog, Cause};
+
+/// Steps of a path that are printed.
+const STEPS_MAX: usize = 12;
 
 /// Says what each statement of `text` would bump, and which rule decided.
 #[must_use]
@@ -17,12 +22,12 @@ pub fn explain(catalog: &Catalog, analysis: &Analysis, text: &str) -> String {
     for (index, statement) in analysis.statements.iter().enumerate() {
         let (start, end) = statement.span;
         let _ = writeln!(out, "{}. {}", index + 1, text.get(start..end).unwrap_or_default());
-        explain_statement(catalog, statement, &mut out);
+        explain_statement(catalog, statement, text.get(start..end).unwrap_or_default(), &mut out);
     }
     out
 }
 
-fn explain_statement(catalog: &Catalog, statement: &Statement, out: &mut String) {
+fn explain_statement(catalog: &Catalog, statement: &Statement, text: &str, out: &mut String) {
     match &statement.kind {
         Kind::Harmless | Kind::DeclareCursor { .. } => {
             out.push_str("   bumps nothing: provably free of writes to tracked tables\n");
@@ -41,6 +46,7 @@ fn explain_statement(catalog: &Catalog, statement: &Statement, out: &mut String)
         }
         Kind::Measure(reason) => {
             let _ = writeln!(out, "   measured by the server, reason: {}", reason.label());
+            explain_paths(catalog, text, out);
             explain_measured(catalog, out);
         }
         Kind::MayCommit(reason) => {
@@ -64,6 +70,62 @@ fn explain_statement(catalog: &Catalog, statement: &Statement, out: &mut String)
             });
         }
     }
+}
+
+/// From the names in a statement to what they may write.
+fn explain_paths(catalog: &Catalog, text: &str, out: &mut String) {
+    let mut tokens = Vec::new();
+    if lex(text.as_bytes(), true, &mut tokens).is_err() {
+        return;
+    }
+    let statement = StatementTokens { text: text.as_bytes(), tokens: &tokens };
+    let mut seen: Vec<String> = Vec::new();
+    for name in (0..tokens.len()).filter_map(|index| statement.name(index)) {
+        if seen.contains(&name) {
+            continue;
+        }
+        if catalog.dangerous.contains_key(&name) {
+            let _ = writeln!(out, "   path: {}", path_from(catalog, &name));
+        }
+        for relation in catalog.candidates(None, &name) {
+            for dragged in &relation.drags {
+                let what = if catalog.dangerous.contains_key(dragged) { "trigger function" } else { "foreign key to" };
+                let _ = writeln!(out, "   path: {}.{name} → {what} {}", relation.schema, path_from(catalog, dragged));
+            }
+        }
+        seen.push(name);
+    }
+}
+
+/// `name → calls … → writes tv_x → domain x`.
+fn path_from(catalog: &Catalog, name: &str) -> String {
+    let mut path = name.to_owned();
+    let mut at = name.to_owned();
+    for _ in 0..STEPS_MAX {
+        match catalog.causes.get(&at) {
+            Some(Cause::Mentions(next)) => {
+                let _ = write!(path, " → {next}");
+                at.clone_from(next);
+            }
+            Some(Cause::Writes(relation)) => {
+                let _ = write!(path, " → writes {relation}");
+                at.clone_from(relation);
+                break;
+            }
+            Some(Cause::Opaque(what)) => {
+                let _ = write!(path, " → {what}, which is not followed");
+                return path;
+            }
+            None => break,
+        }
+    }
+    let relations = catalog.candidates(None, &at);
+    let domains: Vec<&str> =
+        relations.iter().flat_map(|relation| relation.domains.iter()).map(String::as_str).collect();
+    if !domains.is_empty() {
+        let _ = write!(path, " → domain {}", domains.join(", "));
+    }
+    path
 }
 
 fn explain_measured(catalog: &Catalog, out: &mut String) {
@@ -101,6 +163,33 @@ fn tenant_words(tenants: &Tenants) -> String {
                 })
                 .collect();
             words.join(", ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::test_support::catalog;
+    use crate::effect::{AnalysisContext, EffectSettings, analyze};
+
+    #[test]
+    fn paths_from_statement_to_domain() {
+        let catalog = catalog();
+        let rows = [
+            ("SELECT app.syncs()", "path: syncs → writes → writes tv_a → domain a"),
+            (
+                "INSERT INTO tb_triggered VALUES (1)",
+                "path: public.tb_triggered → trigger function writes → writes tv_a → domain a",
+            ),
+            ("DELETE FROM tb_parent", "path: public.tb_parent → foreign key to tv_a → domain a"),
+            ("SELECT * FROM v_writes", "path: v_writes → writes → writes tv_a → domain a"),
+        ];
+        for (sql, path) in rows {
+            let settings = EffectSettings::default();
+            let context = AnalysisContext { catalog: &catalog, settings: &settings, standard_conforming_strings: true };
+            let words = explain(&catalog, &analyze(&context, sql.as_bytes()), sql);
+            assert!(words.contains(path), "{sql}\n{words}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod test_support;
 #[cfg(test)]
 mod tests;
 pub mod unknown;
+pub mod verbs;
 
 pub use analysis::{
     Analysis, AnalysisContext, Control, EffectSettings, Forgets, Kind, RowCount, Statement, Tenant, Tenants, Touched,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use crate::catalog::Catalog;
-use crate::catalog::rows::{CatalogRows, FunctionRow, RelationRow};
+use crate::catalog::rows::{CascadeRow, CatalogRows, FunctionRow, RelationRow, TriggerRow};
 use crate::effect::analysis::{Analysis, Kind, RowCount, Tenant, Tenants};
 
 /// The relations and functions that fixtures name.
@@ -28,6 +28,7 @@ pub(crate) fn catalog() -> Catalog {
         oid: 20_000,
         ..FunctionRow::default()
     };
+    let trigger = |function: &str, events| TriggerRow { function: function.into(), events, deferrable: false };
     let rows = CatalogRows {
         installed: true,
         tenant_column: "tenant_id".into(),
@@ -62,9 +63,12 @@ pub(crate) fn catalog() -> Catalog {
             table(2, "tv_b"),
             table(3, "tb_plain"),
             RelationRow { columns: vec!["id".into(), "data".into()], types: vec![23, 3802], ..table(4, "tv_shared") },
-            RelationRow { trigger_events: 4 | 8 | 16, ..table(5, "tb_triggered") },
+            RelationRow { triggers: vec![trigger("writes", 1 | 4 | 8 | 16)], ..table(5, "tb_triggered") },
             RelationRow { has_rules: true, ..table(6, "tv_ruled") },
-            RelationRow { cascades_on_delete: true, ..table(7, "tb_parent") },
+            RelationRow {
+                cascades: vec![CascadeRow { child: 1, on_delete: true, on_update: false }],
+                ..table(7, "tb_parent")
+            },
             RelationRow { write_expressions: "app.writes()".into(), ..table(8, "tv_default") },
             RelationRow { kind: 'v', ..table(9, "v_plain") },
             RelationRow { kind: 'v', read_expressions: "SELECT app.writes()".into(), ..table(10, "v_writes") },
@@ -91,11 +95,18 @@ pub(crate) fn catalog() -> Catalog {
                 kind: 'v',
                 ..table(22, "v_versions")
             },
+            RelationRow { triggers: vec![trigger("logs", 1 | 4 | 8 | 16)], ..table(25, "tv_audited") },
+            RelationRow { triggers: vec![trigger("touches", 1 | 2 | 4 | 16)], ..table(26, "tv_touched") },
+            RelationRow { triggers: vec![trigger("moves", 1 | 2 | 4 | 16)], ..table(27, "tv_moved") },
         ],
         functions: vec![
             function("writes", "plpgsql", "BEGIN INSERT INTO tv_a VALUES (1); END"),
             function("reads", "sql", "SELECT count(*) FROM tv_a"),
             function("commits", "plpgsql", "BEGIN DELETE FROM tv_a; COMMIT; END"),
+            function("logs", "plpgsql", "BEGIN INSERT INTO tb_plain VALUES (NEW.id); RETURN NULL; END"),
+            function("touches", "plpgsql", "BEGIN NEW.x := now(); RETURN NEW; END"),
+            function("moves", "plpgsql", "BEGIN NEW.tenant_id := app.other(); RETURN NEW; END"),
+            function("syncs", "plpgsql", "BEGIN PERFORM app.writes(); END"),
             function("fn_domain_version", "plpgsql", "versions"),
         ],
         type_checks: vec![("checked".into(), "CHECK (app.writes() > 0)".into())],
