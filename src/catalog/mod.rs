@@ -67,6 +67,8 @@ pub struct Relation {
     /// A column default takes a value from a sequence: an INSERT that inserts nothing may still
     /// assign a transaction id.
     pub has_sequence: bool,
+    /// It has generated columns, or columns of unknown order.
+    pub has_generated: bool,
     /// Partitioned.
     pub parted: bool,
     /// A trigger may refuse rows that the statement names.

@@ -237,6 +237,7 @@ impl CatalogRows {
             update_unknown: None,
             delete_unknown: None,
             has_sequence: row.write_expressions.contains("nextval("),
+            has_generated: row.types.contains(&0),
             parted: row.kind == 'p',
             foreign: row.kind == 'f',
             may_skip_rows: false,

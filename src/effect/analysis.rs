@@ -1,7 +1,10 @@
 //! The answers of write detection.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
+use super::copy::CopyPlan;
 use super::unknown::UnknownReason;
 use crate::catalog::Catalog;
 
@@ -185,6 +188,8 @@ pub struct Write {
     pub rows: RowCount,
     /// When it changes no row, it assigns no transaction id either.
     pub leaves_no_trace_without_rows: bool,
+    /// COPY FROM STDIN: where its rows say their tenants, which are more exact than `touched`.
+    pub copy: Option<Arc<CopyPlan>>,
 }
 
 /// A domain that a write touches.

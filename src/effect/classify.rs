@@ -2,8 +2,10 @@
 //! catalog.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::analysis::{AnalysisContext, Control, Forgets, Kind, RowCount, Statement, Tenants, Touched, Write};
+use super::copy;
 use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
@@ -169,7 +171,8 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
         reads_versions: classifier.reads_versions() || classifier.may_end_writing(),
         changes_settings: classifier.changes_settings(),
         forgets: classifier.forgets(),
-        ddl: classifier.is_ddl(),
+        // A block that is measured says itself whether it changed definitions.
+        ddl: classifier.is_ddl() || (statement.is_word(0, "do") && matches!(kind, Kind::MayCommit(_))),
         kind,
     }
 }
@@ -328,7 +331,8 @@ impl Classifier<'_> {
             Some(event) => tenants::of_statement(self.context, s, event, &name, relation),
             None => tenants::unsaid(self.context, relation, "MERGE does not say its tenants"),
         };
-        Kind::Write(Write { touched: tenants::touched(relation, &tenants, rule), rows, leaves_no_trace_without_rows })
+        let touched = tenants::touched(relation, &tenants, rule);
+        Kind::Write(Write { touched, rows, leaves_no_trace_without_rows, copy: None })
     }
 
     /// The relation that a name stands for, when a write of it with these events is known.
@@ -438,7 +442,11 @@ impl Classifier<'_> {
             Ok(relation) if relation.domains.is_empty() => Kind::Harmless,
             Ok(relation) => {
                 let (tenants, rule) = tenants::unsaid(self.context, relation, "COPY does not say its tenants");
+                let column = &self.context.settings.tenant_column;
+                let copy = copy::plan(s, name.end, target == 2, relation, column).map(Arc::new);
+                let rule = if copy.is_some() { "rows of the copy data" } else { rule };
                 Kind::Write(Write {
+                    copy,
                     touched: tenants::touched(relation, &tenants, rule),
                     rows: RowCount::Tag,
                     leaves_no_trace_without_rows: !relation.leaves_traces,
@@ -465,7 +473,7 @@ impl Classifier<'_> {
             .iter()
             .map(|domain| Touched { domain: domain.clone(), tenants: Tenants::All, rule: "the query runs at COMMIT" })
             .collect();
-        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
+        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true, copy: None })
     }
 
     fn fetch(&self) -> Kind {
@@ -529,7 +537,7 @@ impl Classifier<'_> {
         {
             return Kind::Measure(UnknownReason::Definition);
         }
-        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true })
+        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true, copy: None })
     }
 
     /// Domains of a name; of one that is not in the catalog yet, by the name alone.
@@ -640,7 +648,7 @@ impl Classifier<'_> {
             // Only a name that hides a relation makes a difference.
             return self.names_relation();
         }
-        s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign", "do"])
+        s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign"])
             || (s.is_word(0, "select") && self.selects_into())
             || self.writes_own_tables()
     }

@@ -64,6 +64,9 @@ fn explain_statement(catalog: &Catalog, statement: &Statement, text: &str, out: 
                     touched.rule
                 );
             }
+            if write.copy.is_some() {
+                out.push_str("   or, if every row of the copy data says its tenant: for those tenants\n");
+            }
             out.push_str(match write.rows {
                 RowCount::NotZero => "   always, when it succeeds\n",
                 RowCount::Tag => "   when it changes at least one row\n",

@@ -8,6 +8,7 @@
 pub mod analysis;
 pub mod cache;
 pub mod classify;
+pub mod copy;
 pub mod explain;
 pub mod lexer;
 pub mod statement;

@@ -95,7 +95,7 @@ fn of_insert(
 }
 
 /// Position of the tenant column in a column list between parentheses.
-fn column_position(s: &StatementTokens<'_>, open: usize, end: usize, column: &str) -> Option<usize> {
+pub(super) fn column_position(s: &StatementTokens<'_>, open: usize, end: usize, column: &str) -> Option<usize> {
     let mut position = 0;
     for index in open + 1..end {
         match s.kind(index)? {

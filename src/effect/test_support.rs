@@ -157,7 +157,8 @@ fn describe_kind(kind: &Kind) -> String {
                 (RowCount::Tag, true) => " by tag",
                 (RowCount::Tag, false) => " by tag, leaves traces",
             };
-            format!("write {}{rows}", touched.join(" "))
+            let copy = write.copy.as_ref().map_or(String::new(), |copy| format!(" copy column {}", copy.position));
+            format!("write {}{rows}{copy}", touched.join(" "))
         }
     }
 }

@@ -65,6 +65,8 @@ struct Lane {
     output: Vec<u8>,
     /// Bytes of the message at hand that still stream through, or are dropped.
     streaming: usize,
+    /// The session reads the streaming message's bytes as they pass.
+    observed: bool,
     /// Bytes of ours that go behind the message that is streaming.
     behind_stream: Vec<u8>,
     dropping: bool,
@@ -302,6 +304,11 @@ impl Pump {
             if self.up.streaming > 0 {
                 let part = self.up.streaming.min(rest.len());
                 self.up.streaming -= part;
+                if self.up.observed
+                    && let Some(session) = &mut self.session
+                {
+                    session.observe_copy(rest.get(..part).unwrap_or_default());
+                }
                 at += part;
                 if self.up.streaming == 0 && !self.up.behind_stream.is_empty() {
                     self.relay_up(bytes.get(relay_from..at).unwrap_or_default())?;
@@ -340,13 +347,17 @@ impl Pump {
         let need = session.client_need(header.message_type, header.body_bytes);
         let Some(body) = wanted(need, header, rest) else { return Ok(None) };
         let step = session.on_client(header.message_type, header.body_bytes, body, &mut self.out);
+        let length = header.frame_bytes().min(rest.len());
+        self.up.observed = step == ClientStep::Relay && session.observes(header.message_type);
+        if self.up.observed {
+            session.observe_copy(rest.get(FRAME_HEADER_BYTES..length).unwrap_or_default());
+        }
         self.report_events();
         if !self.out.to_server.is_empty() {
             self.relay_up(bytes.get(*relay_from..at).unwrap_or_default())?;
             *relay_from = at;
             self.up.output.append(&mut self.out.to_server);
         }
-        let length = header.frame_bytes().min(rest.len());
         match step {
             ClientStep::Hold => {
                 self.held = true;

@@ -178,10 +178,13 @@ impl Session {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
             Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
-            Act::Write { effect, sure, leaves_no_trace_without_rows } => {
+            Act::Write { effect, sure, leaves_no_trace_without_rows, copy } => {
                 out.events.push(Event::Statement(StatementClass::Write));
                 if self.context() != Context::Failed {
-                    return Some(self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows));
+                    let known = Arc::clone(&effect);
+                    let write = self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows);
+                    self.read_tenants(copy.as_ref(), &known, Some(write));
+                    return Some(write);
                 }
             }
             Act::Measure(reason) => self.measure(reason, out),

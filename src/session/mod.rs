@@ -8,7 +8,8 @@
 //! [`Session::on_server`]. Bytes of ours come in [`Output`]: `to_server` goes out *before* the
 //! message at hand, `behind` after it, `to_client` before the server's message at hand.
 //! [`ClientStep::Hold`]: nothing was consumed; the same message is offered again after the next
-//! server message. Nothing here fails, blocks, or grows beyond [`crate::limits`].
+//! server message. Bytes of a message that [`Session::observes`] are shown to [`Session::observe_copy`] as
+//! they pass. Nothing here fails, blocks, or grows beyond [`crate::limits`].
 //!
 //! ```text
 //!                    StartupMessage … AuthenticationOk … ReadyForQuery
@@ -31,6 +32,7 @@
 //! | not known before the server has answered | waits for the answer |
 
 mod bump;
+mod copy;
 pub mod event;
 mod extended;
 mod outstanding;
@@ -47,6 +49,7 @@ use std::sync::Arc;
 pub use event::{Event, StatementClass};
 
 use self::bump::{Condition, Injector};
+use self::copy::CopyTenants;
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
 use self::rewrite::Characters;
@@ -163,6 +166,8 @@ pub struct Session {
     copy_in: CopyIn,
     /// This session changed the catalog in its open transaction: others cannot see that yet.
     own_ddl: bool,
+    /// The tenants of the COPY FROM STDIN that is under way.
+    copy_tenants: Option<CopyTenants>,
     /// A measured COPY FROM STDIN is under way.
     measure_after_copy: bool,
     /// Outstanding messages that may change how strings are read.
@@ -202,6 +207,7 @@ impl Session {
             names: Names::default(),
             copy_in: CopyIn::No,
             own_ddl: false,
+            copy_tenants: None,
             measure_after_copy: false,
             settings_in_flight: 0,
             copies_in_flight: 0,
@@ -275,13 +281,7 @@ impl Session {
         match message_type {
             // The server reads them without a reply; CopyData outside of copy-in is dropped by it.
             frontend::COPY_DATA | frontend::PASSWORD => ClientStep::Relay,
-            frontend::COPY_DONE | frontend::COPY_FAIL => {
-                self.copy_in = match self.copy_in {
-                    CopyIn::Active | CopyIn::No => CopyIn::No,
-                    CopyIn::Expected | CopyIn::DoneEarly => CopyIn::DoneEarly,
-                };
-                ClientStep::Relay
-            }
+            frontend::COPY_DONE | frontend::COPY_FAIL => self.on_copy_end(message_type, out),
             frontend::TERMINATE | frontend::FLUSH => ClientStep::Relay,
             _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type),
             frontend::SYNC => self.on_sync(out),
@@ -334,6 +334,8 @@ impl Session {
             return true;
         }
         match self.outstanding.back() {
+            // Until its ReadyForQuery nothing may stand before the Sync that stands for it.
+            Some(Request::Query(query)) if query.copy.is_some() => !copy_message && self.copy_in != CopyIn::Active,
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
             Some(Request::Query(query)) => {
@@ -356,10 +358,11 @@ impl Session {
     }
 
     /// Whether ReadyForQuery is due: after the client has closed its side the server still answers.
-    /// (Never a Sync on the client's behalf: that would commit.)
+    /// (Never a Sync on the client's behalf: that would commit.) A server that waits for copy data which
+    /// will not come owes nothing.
     #[must_use]
     pub fn owes_ready(&self) -> bool {
-        self.outstanding.iter().any(Request::ends_with_ready)
+        self.copy_in != CopyIn::Active && self.outstanding.iter().any(Request::ends_with_ready)
     }
 
     /// Whether a bump in a transaction of its own is still to come: the connection to the server is

@@ -36,6 +36,15 @@ pub struct QueryRequest {
     pub bump_all_after: bool,
     /// Its replies are dropped; the client's own text is sent again at ReadyForQuery.
     pub again: bool,
+    /// It is a COPY FROM STDIN that was sent as an extended query.
+    pub copy: Option<CopyQuery>,
+}
+
+/// A simple query that was sent as an extended one.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct CopyQuery {
+    /// The Sync that stands for the end of the simple query was sent.
+    pub sync_sent: bool,
 }
 
 /// How a text was changed.
@@ -181,6 +190,11 @@ impl OutstandingRequests {
     /// The oldest.
     pub fn front_mut(&mut self) -> Option<&mut Request> {
         self.queue.front_mut()
+    }
+
+    /// The youngest.
+    pub fn back_mut(&mut self) -> Option<&mut Request> {
+        self.queue.back_mut()
     }
 
     /// The youngest.

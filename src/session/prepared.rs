@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::bump::{BumpTenant, Effect};
 use crate::effect::cache::Analyzer;
+use crate::effect::copy::CopyPlan;
 use crate::effect::tenants::parse_uuid;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control, Forgets, Kind, RowCount, Tenant, Tenants, Write};
@@ -120,6 +121,8 @@ pub enum Act {
         sure: bool,
         /// A transaction id tells whether it changed anything.
         leaves_no_trace_without_rows: bool,
+        /// Its rows come from the client and say their tenants.
+        copy: Option<Arc<CopyPlan>>,
     },
     /// To be measured.
     Measure(UnknownReason),
@@ -156,6 +159,7 @@ impl Act {
                 effect: effect(write, tenant),
                 sure: write.rows == RowCount::NotZero,
                 leaves_no_trace_without_rows: write.leaves_no_trace_without_rows,
+                copy: write.copy.clone(),
             },
         }
     }

@@ -35,7 +35,9 @@ impl Session {
     fn is_swallowing(&self) -> bool {
         match self.outstanding.front() {
             Some(Request::Injected { .. }) => true,
-            Some(Request::Query(query)) => query.swallowing || query.again,
+            Some(Request::Query(query)) => {
+                query.swallowing || query.again || (query.copy.is_some() && query.withheld.is_some())
+            }
             _ => false,
         }
     }
@@ -49,6 +51,7 @@ impl Session {
         if matches!(message_type, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS | backend::NOTIFICATION_RESPONSE)
             && let Some(Request::Query(query)) = self.outstanding.front_mut()
             && !query.swallowing
+            && query.copy.is_none()
         {
             query.release(out);
         }
@@ -101,6 +104,9 @@ impl Session {
     }
 
     fn on_query_reply(&mut self, message_type: u8, body: &[u8], out: &mut Output) -> ServerStep {
+        if matches!(self.outstanding.front(), Some(Request::Query(query)) if query.copy.is_some()) {
+            return self.on_copy_query_reply(message_type, body);
+        }
         let column = self.injector.column();
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
         match message_type {
@@ -134,6 +140,27 @@ impl Session {
             query.visible = true;
         }
         ServerStep::Forward
+    }
+
+    /// Replies of a COPY that the client sent as a simple query and the server got as an extended one.
+    fn on_copy_query_reply(&mut self, message_type: u8, body: &[u8]) -> ServerStep {
+        let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        match message_type {
+            backend::COPY_IN_RESPONSE => {
+                query.visible = true;
+                self.begin_copy_in();
+                ServerStep::Forward
+            }
+            // A simple query tells its tag after the commit.
+            backend::COMMAND_COMPLETE if query.withheld.is_none() => {
+                query.withheld = Some(encode::message(message_type, body));
+                ServerStep::Drop
+            }
+            backend::COMMAND_COMPLETE | backend::PARSE_COMPLETE | backend::BIND_COMPLETE | backend::CLOSE_COMPLETE => {
+                ServerStep::Drop
+            }
+            _ => ServerStep::Forward,
+        }
     }
 
     fn on_extended_reply(&mut self, message_type: u8, body: &[u8]) -> ServerStep {
@@ -197,6 +224,7 @@ impl Session {
     fn on_error(&mut self, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
         self.flushed = false;
         self.copy_in = CopyIn::No;
+        self.copy_tenants = None;
         self.measure_after_copy = false;
         match self.outstanding.front() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
@@ -276,6 +304,13 @@ impl Session {
         self.pending.forget_through(unit);
         let last = self.outstanding.len() == 1;
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        if let Some(copy) = &mut query.copy {
+            query.withheld = None;
+            if !std::mem::replace(&mut copy.sync_sent, true) {
+                encode::sync(&mut out.to_server);
+            }
+            return ServerStep::Forward;
+        }
         if let Some(rewrite) = &query.rewrite
             && last
             && !query.visible

@@ -1,5 +1,7 @@
 //! Simple query: statements of ours inside the client's text.
 
+use std::sync::Arc;
+
 use super::bump::Condition;
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
@@ -60,7 +62,7 @@ impl Session {
         self.send_query(text, &analysis, out)
     }
 
-    fn relay_query(&mut self, mut query: QueryRequest) -> ClientStep {
+    pub(super) fn relay_query(&mut self, mut query: QueryRequest) -> ClientStep {
         // It ends the unit that it stands in.
         query.changes_block |= self.unit.context.is_some();
         query.changes_settings |= self.unit.changes_settings;
@@ -111,7 +113,7 @@ impl Session {
     }
 
     /// What a statement of a text does, here and now.
-    fn act(&self, statement: &Statement) -> Act {
+    pub(super) fn act(&self, statement: &Statement) -> Act {
         let stale = !statement.timeless && !self.is_fresh();
         match Act::of(&statement.kind, literal_tenant) {
             Act::Fetch(cursor) if self.is_fresh() && self.names.is_harmless_cursor(&cursor) => Act::Harmless,
@@ -140,6 +142,9 @@ impl Session {
         if analysis.refused {
             return self.relay_query(query);
         }
+        if let Some(step) = self.send_copy(text, analysis, &mut query, out) {
+            return step;
+        }
         if let Some(statement) = analysis.single() {
             match (self.act(statement), context) {
                 (Act::Harmless, Context::Block | Context::Failed) if !self.needs_bumps_before(statement) => {
@@ -148,11 +153,13 @@ impl Session {
                 }
                 // The server says no; its words need no company.
                 (Act::Write { .. } | Act::Measure(_), Context::Failed) => return self.relay_query(query),
-                (Act::Write { effect, sure, leaves_no_trace_without_rows }, Context::Block)
+                (Act::Write { effect, sure, leaves_no_trace_without_rows, copy }, Context::Block)
                     if !statement.reads_versions && !self.pending.is_full() =>
                 {
                     out.events.push(Event::Statement(StatementClass::Write));
+                    let known = Arc::clone(&effect);
                     query.write = Some(self.pending.add(self.unit.number, effect, sure, leaves_no_trace_without_rows));
+                    self.read_tenants(copy.as_ref(), &known, query.write);
                     return self.relay_query(query);
                 }
                 (Act::MayCommit(reason), Context::Implicit) if !self.unit.open => {
@@ -256,7 +263,7 @@ impl Session {
                 out.events.push(Event::Statement(StatementClass::Control));
                 position.on_control(control);
             }
-            Act::Write { effect, sure, leaves_no_trace_without_rows } => {
+            Act::Write { effect, sure, leaves_no_trace_without_rows, .. } => {
                 out.events.push(Event::Statement(StatementClass::Write));
                 let bumps = [(effect, 1)];
                 let condition = if sure {

@@ -74,7 +74,7 @@ fn client_message(line: &str) -> (u8, Vec<u8>) {
         "Sync" => (b'S', Vec::new()),
         "Flush" => (b'H', Vec::new()),
         "Terminate" => (b'X', Vec::new()),
-        "CopyData" => (b'd', word(1).as_bytes().to_vec()),
+        "CopyData" => (b'd', word(1).replace("\\t", "\t").replace("\\n", "\n").into_bytes()),
         "CopyDone" => (b'c', Vec::new()),
         "CopyFail" => (b'f', zero(&["no"])),
         "Unknown" => (b'?', Vec::new()),
@@ -145,6 +145,7 @@ fn describe_message(kind: u8, body: &[u8]) -> String {
             format!("Bind({})", values.join(" "))
         }
         b'E' if body.starts_with(b"_t\0") => "Execute(_t)".into(),
+        b'E' if body.ends_with(&[0; 4]) => "Execute".into(),
         b'E' => {
             let fields: Vec<String> =
                 iterate_fields(body).map(|(code, value)| format!("{}{}", char::from(code), text(value))).collect();
@@ -182,6 +183,9 @@ fn run_client(session: &mut Session, line: &str, text: &mut String) -> bool {
     let need = session.client_need(kind, body.len());
     let step = session.on_client(kind, body.len(), wanted(need, &body), &mut out);
     take_output(&mut out, text);
+    if step == ClientStep::Relay && session.observes(kind) {
+        session.observe_copy(&body);
+    }
     match step {
         ClientStep::Relay => {}
         ClientStep::Replace => text.push_str("     replaced\n"),

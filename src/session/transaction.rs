@@ -79,6 +79,13 @@ impl PendingWrites {
         number
     }
 
+    /// What a write touches is known better now.
+    pub fn settle(&mut self, number: u64, effect: Effect) {
+        if let Some(write) = self.awaited.iter_mut().find(|write| write.number == number) {
+            write.effect = effect;
+        }
+    }
+
     /// The write's command tag has come.
     pub fn on_outcome(&mut self, number: u64, changed_rows: bool) {
         let Some(at) = self.awaited.iter().position(|write| write.number == number) else {

@@ -11,6 +11,7 @@ mod bad_input;
 mod cancel;
 mod cli;
 mod lifecycle;
+mod oracle;
 mod relay;
 mod schema;
 mod support;

@@ -1,0 +1,14 @@
+-- Procedures that commit: each domain that one CALL touched is bumped at least once, in a transaction of
+-- the same program in which nothing else was written. Calls that touched, and such bumps.
+WITH RECURSIVE reached (source, target) AS (
+    SELECT DISTINCT domain, domain FROM oracle.truth
+    UNION
+    SELECT r.source, c.target_domain FROM reached r JOIN turbo.tb_domain_cascade c ON c.source_domain = r.target
+), calls AS (
+    SELECT t.program, r.target AS domain, count(DISTINCT t.statement) AS calls
+      FROM oracle.truth t JOIN reached r ON r.source = t.domain WHERE t.statement LIKE '%/commits' GROUP BY 1, 2
+), late AS (
+    SELECT b.bumped_by AS program, b.domain, count(*) AS bumps FROM turbo.tb_bump b
+     WHERE b.tenant_id IS NULL AND NOT EXISTS (SELECT FROM oracle.truth t WHERE t.xid = b.xid) GROUP BY 1, 2
+)
+SELECT c.program || ' ' || c.domain FROM calls c LEFT JOIN late l USING (program, domain) WHERE coalesce(l.bumps, 0) < c.calls
