@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "catalog/rows.rs",
     "catalog/bodies.rs",
     "catalog/danger.rs",
+    "catalog/reach.rs",
     "config.rs",
     "limits.rs",
 ];
@@ -78,6 +79,7 @@ fn import_arrows() {
         ("catalog/rows.rs", &["catalog", "effect"]),
         ("catalog/bodies.rs", &["catalog", "effect"]),
         ("catalog/danger.rs", &["catalog", "effect"]),
+        ("catalog/reach.rs", &["catalog", "effect"]),
         ("session", &["session", "effect", "wire", "limits", "catalog"]),
         ("telemetry", &["telemetry", "session", "effect", "cli"]),
         ("embedded", &[]),

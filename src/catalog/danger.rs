@@ -6,6 +6,7 @@
 //! function or default, a cascade to a guarded relation). A view, type or operator is dangerous when
 //! it mentions what is. Names stand for all schemas: no `search_path` can make the answer wrong.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::bodies::{Body, operator_word, words};
@@ -177,13 +178,58 @@ impl<'a> Graph<'a> {
 
     /// Whether a name that a function writes stands for a guarded relation, or for none that is known.
     fn is_guarded(&self, danger: &Danger, schema: Option<&str>, name: &str) -> bool {
+        let candidates = self.candidates(schema, name);
+        candidates.is_empty() || candidates.iter().any(|index| danger.guarded.contains(index))
+    }
+
+    /// Relations, by index, that a name in a body may stand for.
+    pub(super) fn candidates(&self, schema: Option<&str>, name: &str) -> Vec<usize> {
         let named = self.by_name.get(name).map(Vec::as_slice).unwrap_or_default();
         let candidate = |index: &usize| {
             let row = self.rows.relations.get(*index);
             row.filter(|row| row.temporary || schema.is_none_or(|schema| row.schema == schema)).map(|_| *index)
         };
-        let mut candidates = named.iter().filter_map(candidate).peekable();
-        candidates.peek().is_none() || candidates.any(|index| danger.guarded.contains(&index))
+        named.iter().filter_map(candidate).collect()
+    }
+
+    pub(super) const fn relation_count(&self) -> usize {
+        self.rows.relations.len()
+    }
+
+    /// Functions' names and bodies.
+    pub(super) fn named_bodies(&self) -> impl Iterator<Item = (&str, &Body)> {
+        self.rows.functions.iter().map(|function| function.name.as_str()).zip(&self.bodies)
+    }
+
+    /// Names of views, types and operators, with the words of what they are made of.
+    pub(super) fn named_words(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, BTreeSet<String>>)> {
+        let views = self.rows.relations.iter().zip(&self.scans);
+        let views = views.map(|(row, scan)| (Cow::from(row.name.as_str()), Cow::Borrowed(&scan.read_words)));
+        let types = self.rows.type_checks.iter().zip(&self.type_words);
+        let types = types.map(|((name, _), words)| (Cow::from(name.as_str()), Cow::Borrowed(words)));
+        let operators = self.rows.operators.iter();
+        let operators = operators
+            .map(|(symbol, function)| (Cow::from(operator_word(symbol)), Cow::Owned([function.clone()].into())));
+        views.chain(types).chain(operators)
+    }
+
+    /// The relation itself, if it is tracked and the server's counters tell of its rows; `None` where a
+    /// write of it may change any.
+    pub(super) fn own_reach(&self, index: usize) -> Option<BTreeSet<u32>> {
+        let row = self.rows.relations.get(index)?;
+        let followed = matches!(row.kind, 'r' | 'p') && !row.has_rules;
+        followed.then(|| if self.tracked.contains(&index) { [row.oid].into() } else { BTreeSet::new() })
+    }
+
+    /// What a write of this very relation leads to: dangerous names, and relations by index (`None`: one that
+    /// is not known).
+    pub(super) fn leads<'b>(&'b self, danger: &'b Danger, index: usize) -> (Vec<&'b str>, Vec<Option<usize>>) {
+        let Some(row) = self.rows.relations.get(index) else { return (Vec::new(), vec![None]) };
+        let triggers = row.triggers.iter().map(|trigger| trigger.function.as_str());
+        let words = self.scans.get(index).into_iter().flat_map(|scan| scan.write_words.iter()).map(String::as_str);
+        let names = triggers.chain(words).filter(|name| danger.names.contains_key(*name)).collect();
+        let children = row.cascades.iter().map(|cascade| self.by_oid.get(&cascade.child).copied()).collect();
+        (names, children)
     }
 
     /// Whether a default, check, index or policy of the relation mentions a dangerous name.

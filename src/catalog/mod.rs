@@ -10,9 +10,11 @@ pub mod bodies;
 pub mod control;
 pub mod danger;
 pub mod loader;
+pub mod reach;
 pub mod rows;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::effect::unknown::UnknownReason;
 
@@ -69,6 +71,8 @@ pub struct Relation {
     pub has_sequence: bool,
     /// It has generated columns, or columns of unknown order.
     pub has_generated: bool,
+    /// Tracked relations that a write of it may change; `None`: any.
+    pub reach: Option<Reach>,
     /// Partitioned.
     pub parted: bool,
     /// A trigger may refuse rows that the statement names.
@@ -105,6 +109,16 @@ pub enum Cause {
     Opaque(String),
 }
 
+/// Tracked relations, by OID.
+pub type Reach = Arc<BTreeSet<u32>>;
+
+/// OIDs as an array in PostgreSQL's syntax.
+#[must_use]
+pub fn oid_array<'a>(oids: impl IntoIterator<Item = &'a u32>) -> Arc<str> {
+    let words: Vec<String> = oids.into_iter().map(u32::to_string).collect();
+    format!("{{{}}}", words.join(",")).into()
+}
+
 /// An immutable view of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -139,8 +153,12 @@ pub struct Catalog {
     pub domains: Vec<String>,
     /// Edges of `turbo.tb_domain_cascade`, for `explain`.
     pub cascades: Vec<(String, String)>,
-    /// Relations with deferrable triggers, as an array of OIDs in PostgreSQL's syntax.
-    pub deferred: String,
+    /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
+    pub deferred: Arc<str>,
+    /// Tracked relations, the same way.
+    pub tracked: Arc<str>,
+    /// Tracked relations that a mention of a dangerous name may lead to; without an entry: any.
+    pub reach: HashMap<String, Reach>,
     /// Functions of the system that run SQL which they are given.
     pub unsafe_system_oids: HashSet<u32>,
     /// Functions that may be called through FunctionCall, by OID, without leading to a write.

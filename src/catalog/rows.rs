@@ -2,9 +2,10 @@
 //! to a write in [`super::danger`].
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use super::danger::{Danger, Graph};
-use super::{Catalog, Relation, TenantColumn, TenantType};
+use super::{Catalog, Relation, TenantColumn, TenantType, oid_array};
 use crate::effect::unknown::UnknownReason;
 
 /// A function, procedure or aggregate outside of the system schemas.
@@ -178,17 +179,18 @@ impl CatalogRows {
         add_may_commit(&mut catalog, &graph);
         self.add_relations(&mut catalog, &domains, &graph, &danger);
         catalog.deferred = self.deferred(&danger);
+        let tracked = |row: &&RelationRow| domains.get(&row.oid).is_some_and(|domains| !domains.is_empty());
+        catalog.tracked = oid_array(self.relations.iter().filter(tracked).map(|row| &row.oid));
         danger.publish(&self, &mut catalog);
         catalog
     }
 
     /// Relations with triggers that may fire at COMMIT and write, as an array of OIDs.
-    fn deferred(&self, danger: &Danger) -> String {
+    fn deferred(&self, danger: &Danger) -> Arc<str> {
         let fires_late = |row: &&RelationRow| {
             row.triggers.iter().any(|trigger| trigger.deferrable && danger.names.contains_key(&trigger.function))
         };
-        let deferred: Vec<String> = self.relations.iter().filter(fires_late).map(|row| row.oid.to_string()).collect();
-        format!("{{{}}}", deferred.join(","))
+        oid_array(self.relations.iter().filter(fires_late).map(|row| &row.oid))
     }
 
     fn add_relations(
@@ -199,6 +201,7 @@ impl CatalogRows {
         danger: &Danger,
     ) {
         let mut all = BTreeSet::new();
+        let reach = graph.reach(danger);
         for (index, row) in self.relations.iter().enumerate() {
             if row.temporary {
                 catalog.temporary.insert(row.name.clone());
@@ -210,12 +213,14 @@ impl CatalogRows {
             let own = domains.get(&row.oid).cloned().unwrap_or_default();
             all.extend(own.iter().cloned());
             let mut relation = self.relation(row, &own);
+            relation.reach = reach.of_relation(index);
             for member in graph.family(index) {
                 self.add_unknowns(&mut relation, member, &own, domains, (graph, danger));
             }
             catalog.relations.entry(row.name.clone()).or_default().push(relation);
         }
         catalog.domains = all.into_iter().collect();
+        catalog.reach = reach.into_names();
     }
 
     fn relation(&self, row: &RelationRow, domains: &BTreeSet<String>) -> Relation {
@@ -238,6 +243,7 @@ impl CatalogRows {
             delete_unknown: None,
             has_sequence: row.write_expressions.contains("nextval("),
             has_generated: row.types.contains(&0),
+            reach: None,
             parted: row.kind == 'p',
             foreign: row.kind == 'f',
             may_skip_rows: false,

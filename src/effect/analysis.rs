@@ -104,6 +104,8 @@ pub struct Statement {
     pub span: (usize, usize),
     /// What it does.
     pub kind: Kind,
+    /// The tracked relations that it may write, as an array of OIDs in PostgreSQL's syntax; `None`: any.
+    pub scope: Option<Arc<str>>,
     /// It enters copy-in mode (COPY … FROM STDIN).
     pub copy_in: bool,
     /// It may read versions: bumps of this transaction must be there before it.

@@ -12,7 +12,7 @@ use super::tenants;
 use super::unknown::UnknownReason;
 use super::verbs::{Verb, verbs};
 use crate::catalog::rows::domain_of_table_name;
-use crate::catalog::{Relation, WriteEvent};
+use crate::catalog::{Relation, WriteEvent, bodies, oid_array};
 
 /// Keywords that may stand before a parenthesis without being a function that an application made.
 const KEYWORD_CALLS: &[&str] = &[
@@ -109,6 +109,8 @@ const KEYWORD_CALLS: &[&str] = &[
     "sets",
     "similar",
     "some",
+    "stdin",
+    "stdout",
     "substring",
     "symmetric",
     "system",
@@ -154,6 +156,25 @@ const KEYWORD_CALLS: &[&str] = &[
     "varying",
 ];
 
+/// Statements whose names say what they may write.
+const SCOPED_FORMS: &[&str] =
+    &["select", "values", "table", "with", "insert", "update", "delete", "merge", "call", "copy", "explain"];
+
+/// Reasons for which the relations that may be written can still be told.
+const SCOPED: &[UnknownReason] = &[
+    UnknownReason::FunctionCall,
+    UnknownReason::View,
+    UnknownReason::TypeOrOperator,
+    UnknownReason::Trigger,
+    UnknownReason::ForeignKeyCascade,
+    UnknownReason::Expression,
+    UnknownReason::MixedDomains,
+    UnknownReason::AmbiguousRelation,
+    UnknownReason::SeveralWrites,
+    UnknownReason::Explain,
+    UnknownReason::Call,
+];
+
 /// Most tokens of a statement that is searched for settings by name.
 const SHORT: usize = 1_000;
 
@@ -166,6 +187,7 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
         // What a definition changes may be gone, or not known yet, when it could be measured.
         timeless: classifier.is_timeless()
             || (statement.is_any(0, &["drop", "declare"]) && matches!(kind, Kind::Write(_))),
+        scope: classifier.scope(&kind),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
         reads_versions: classifier.reads_versions() || classifier.may_end_writing(),
@@ -219,6 +241,65 @@ impl Classifier<'_> {
             | "reindex" | "cluster" => Kind::Measure(UnknownReason::Definition),
             _ => Kind::Measure(UnknownReason::UnknownForm),
         }
+    }
+
+    /// The tracked relations that a measured statement may write, where all that it names is followed.
+    fn scope(&self, kind: &Kind) -> Option<Arc<str>> {
+        let s = self.statement;
+        let followed = match kind {
+            Kind::Write(_) => true,
+            Kind::Measure(reason) => SCOPED.contains(reason),
+            _ => false,
+        };
+        let form = s.is_any(0, SCOPED_FORMS) || s.kind(0) == Some(TokenKind::OpenParen);
+        let calls = || !self.context.catalog.implicit_danger && self.all_calls_are_known();
+        if !followed || !form || self.makes_relations() || !calls() {
+            return None;
+        }
+        let catalog = self.context.catalog;
+        let mut reached = BTreeSet::new();
+        let copy_target = s.is_word(0, "copy").then(|| 1 + usize::from(s.is_word(1, "binary") && s.is_name(2)));
+        for target in verbs(s, 0).iter().map(|verb| verb.target).chain(copy_target.filter(|at| s.is_name(*at))) {
+            let name = s.qualified_name(target)?;
+            let candidates = catalog.candidates(name.schema.as_deref(), &name.name);
+            if candidates.is_empty() || catalog.temporary.contains(&name.name) {
+                return None;
+            }
+            for relation in candidates {
+                reached.extend(relation.reach.as_ref()?.iter());
+            }
+        }
+        for (index, token) in s.tokens.iter().enumerate() {
+            let name = match token.kind {
+                TokenKind::Operator => bodies::operator_word(std::str::from_utf8(s.bytes(index)).ok()?),
+                TokenKind::Word | TokenKind::QuotedName | TokenKind::UnicodeName => s.name(index)?,
+                _ => continue,
+            };
+            if catalog.dangerous.contains_key(&name) {
+                reached.extend(catalog.reach.get(&name)?.iter());
+            }
+        }
+        Some(oid_array(&reached))
+    }
+
+    /// Whether it may make a relation, or run a statement that is not in its text.
+    fn makes_relations(&self) -> bool {
+        let s = self.statement;
+        let into = |index: usize| s.is_word(index, "into") && !(index > 0 && s.is_any(index - 1, &["insert", "merge"]));
+        (0..s.tokens.len()).any(|index| s.is_any(index, &["execute", "create", "refresh", "declare"]) || into(index))
+    }
+
+    /// Whether everything that is called is harmless or followed.
+    fn all_calls_are_known(&self) -> bool {
+        let s = self.statement;
+        let targets: Vec<usize> =
+            verbs(s, 0).iter().filter_map(|verb| s.qualified_name(verb.target)).map(|name| name.end).collect();
+        (0..s.tokens.len()).all(|index| {
+            let called =
+                s.is_name(index) && s.kind(index + 1) == Some(TokenKind::OpenParen) && !targets.contains(&(index + 1));
+            let Some(name) = s.name(index).filter(|_| called) else { return true };
+            self.context.catalog.dangerous.contains_key(&name) || self.name_danger(index, &name, true).is_none()
+        })
     }
 
     /// Settings and the like: no change of the catalog changes what they do.
@@ -401,8 +482,9 @@ impl Classifier<'_> {
         if upsert && !conditional {
             (RowCount::NotZero, traceless)
         } else {
-            // A sequence default is evaluated before the conflict is found.
-            (RowCount::Tag, traceless && !relation.has_sequence)
+            // A sequence default is evaluated before the conflict is found; DO UPDATE locks the row before
+            // its condition is.
+            (RowCount::Tag, traceless && !upsert && !relation.has_sequence)
         }
     }
 

@@ -631,6 +631,8 @@ mod tests {
         assert_eq!(tenants(sql, &stream(&[row(&field(b"short"))])), "*");
         assert_eq!(tenants("COPY tv_text FROM STDIN (FORMAT binary)", &stream(&[row(&field(T2.as_bytes()))])), "2");
         assert_eq!(tenants(sql, b"PGCOPX and more"), "*");
+        let plain = [BINARY_SIGNATURE, &[0; 8], &row(&uuid(T1)), &row(&uuid(T2)), &end].concat();
+        assert_eq!(tenants(sql, &plain), "12");
     }
 
     #[test]

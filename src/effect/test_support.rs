@@ -126,6 +126,9 @@ pub(crate) fn describe(analysis: &Analysis) -> String {
     for statement in &analysis.statements {
         let separator = if out.is_empty() { "" } else { " | " };
         let _ = write!(out, "{separator}{}", describe_kind(&statement.kind));
+        if let (Some(scope), Kind::Measure(_)) = (&statement.scope, &statement.kind) {
+            let _ = write!(out, " of {scope}");
+        }
         for (flag, word) in
             [(statement.copy_in, "copy-in"), (statement.reads_versions, "reads versions"), (statement.ddl, "ddl")]
         {

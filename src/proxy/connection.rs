@@ -203,6 +203,13 @@ impl Pump {
     /// Passes the end of the client's stream on, once nothing is owed that needs the server's ear.
     async fn close_server_side(&mut self) {
         let done = self.up.ended && self.up.output.is_empty() && !self.held && !self.server_shut;
+        if done
+            && let Some(session) = &mut self.session
+            && session.owes_late_bump()
+        {
+            session.on_client_gone(&mut self.out);
+            self.up.output.append(&mut self.out.to_server);
+        }
         let owes = self.session.as_ref().is_some_and(|session| session.owes_ready() || session.owes_late_bump());
         if done && !owes {
             self.server_shut = true;

@@ -19,6 +19,8 @@ const INT4_ARRAY: u32 = 1007;
 const INT8_ARRAY: u32 = 1016;
 const OID_ARRAY: u32 = 1028;
 const TEXT: u32 = 25;
+const BOOL: u32 = 16;
+const INT8: u32 = 20;
 
 /// A tenant to bump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,8 +67,28 @@ pub struct Injector {
     name: String,
     /// `{app.tenant_id,…}` where unsaid tenants are taken from a session setting, else `{}`.
     settings: String,
-    measure_begin: Vec<u8>,
-    bump_all: Vec<u8>,
+}
+
+/// What a measurement looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// Relations that the statement may write, as an array of OIDs in PostgreSQL's syntax; `None` where
+    /// only the server can tell.
+    pub relations: Option<Arc<str>>,
+    /// It may write any tracked relation, also one that is not listed yet.
+    pub every: bool,
+    /// Relations with deferrable triggers that may write, the same way.
+    pub deferred: Arc<str>,
+}
+
+impl Measured {
+    const fn every(&self) -> &'static str {
+        if self.every { "true" } else { "false" }
+    }
+
+    fn relations_sql(&self) -> String {
+        self.relations.as_deref().map_or_else(|| "NULL".to_owned(), literal)
+    }
 }
 
 /// Text of the `summary` column of the log.
@@ -77,15 +99,7 @@ impl Injector {
     /// an unknown tenant may use (empty: all tenants).
     #[must_use]
     pub fn new(name: &str, tenant_settings: &[String]) -> Self {
-        let mut injector = Self {
-            name: name.to_owned(),
-            settings: text_array(tenant_settings.iter().map(String::as_str)),
-            measure_begin: Vec::new(),
-            bump_all: Vec::new(),
-        };
-        injector.measure_begin = injector.group("SELECT turbo.fn_measure_begin()", &[], &[]);
-        injector.bump_all = injector.group("SELECT turbo.fn_bump_all($1)", &[TEXT], &[SUMMARY]);
-        injector
+        Self { name: name.to_owned(), settings: text_array(tenant_settings.iter().map(String::as_str)) }
     }
 
     /// The result column of our statements inside a client's text.
@@ -96,24 +110,30 @@ impl Injector {
 
     /// Messages that remember the counters.
     #[must_use]
-    pub fn measure_begin(&self) -> &[u8] {
-        &self.measure_begin
+    pub fn measure_begin(&self, measured: &Measured) -> Vec<u8> {
+        self.group_of("SELECT turbo.fn_measure_begin($1)", &[OID_ARRAY], &[measured.relations.as_deref()])
     }
 
-    /// Messages that bump what moved; `deferred`: relations with deferrable triggers.
+    /// Messages that bump what moved.
     #[must_use]
-    pub fn measure_end(&self, deferred: &str) -> Vec<u8> {
-        self.group(
-            "SELECT turbo.fn_measure_end($1, $2, $3)",
-            &[TEXT_ARRAY, OID_ARRAY, TEXT],
-            &[&self.settings, deferred, SUMMARY],
+    pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
+        self.group_of(
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5)",
+            &[OID_ARRAY, BOOL, TEXT_ARRAY, OID_ARRAY, TEXT],
+            &[
+                measured.relations.as_deref(),
+                Some(measured.every()),
+                Some(&self.settings),
+                Some(&measured.deferred),
+                Some(SUMMARY),
+            ],
         )
     }
 
-    /// Messages that bump every domain.
+    /// Messages that bump every domain, so many times.
     #[must_use]
-    pub fn bump_all(&self) -> &[u8] {
-        &self.bump_all
+    pub fn bump_all(&self, times: u32) -> Vec<u8> {
+        self.group("SELECT turbo.fn_bump_all($1, $2)", &[INT8, TEXT], &[&times.to_string(), SUMMARY])
     }
 
     /// Messages that bump.
@@ -137,10 +157,14 @@ impl Injector {
 
     fn group(&self, sql: &str, types: &[u32], parameters: &[&str]) -> Vec<u8> {
         let parameters: Vec<Option<&str>> = parameters.iter().copied().map(Some).collect();
+        self.group_of(sql, types, &parameters)
+    }
+
+    fn group_of(&self, sql: &str, types: &[u32], parameters: &[Option<&str>]) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         encode::close_statement(&self.name, &mut out);
         encode::parse(&self.name, sql, types, &mut out);
-        encode::bind(&self.name, &self.name, &parameters, &mut out);
+        encode::bind(&self.name, &self.name, parameters, &mut out);
         encode::execute(&self.name, &mut out);
         encode::close_portal(&self.name, &mut out);
         encode::close_statement(&self.name, &mut out);
@@ -149,28 +173,30 @@ impl Injector {
 
     /// SQL that remembers the counters.
     #[must_use]
-    pub fn measure_begin_sql(&self) -> String {
-        format!("SELECT turbo.fn_measure_begin() AS \"{}\"", self.name)
+    pub fn measure_begin_sql(&self, measured: &Measured) -> String {
+        format!("SELECT turbo.fn_measure_begin({}) AS \"{}\"", measured.relations_sql(), self.name)
     }
 
-    /// SQL that bumps what moved; `deferred`: relations with deferrable triggers.
+    /// SQL that bumps what moved.
     #[must_use]
-    pub fn measure_end_sql(&self, deferred: &str) -> String {
+    pub fn measure_end_sql(&self, measured: &Measured) -> String {
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}) AS \"{}\"",
+            measured.relations_sql(),
+            measured.every(),
             literal(&self.settings),
-            literal(deferred),
+            literal(&measured.deferred),
             literal(SUMMARY),
             self.name
         )
     }
 
-    /// SQL that bumps.
+    /// SQL that bumps; `relations`: those whose counters decide, where they do.
     #[must_use]
-    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition) -> String {
+    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str) -> String {
         let arrays = Arrays::new(bumps);
         format!(
-            "SELECT turbo.fn_bump({}, {}, {}, {}, {}, {}, {}) AS \"{}\"",
+            "SELECT turbo.fn_bump({}, {}, {}, {}, {}, {}, {}{}) AS \"{}\"",
             literal(&arrays.groups),
             literal(&arrays.statements),
             literal(&arrays.tenants),
@@ -178,6 +204,7 @@ impl Injector {
             literal(&self.settings),
             literal(condition.sql()),
             literal(SUMMARY),
+            if condition == Condition::IfMoved { format!(", {}", literal(relations)) } else { String::new() },
             self.name
         )
     }
@@ -250,13 +277,21 @@ mod tests {
         let tenant = Uuid::from_u128(0xa0eebc99_9c0b_4ef8_bb6d_6bb9bd380a11);
         let effect: Effect = [("a".to_owned(), BumpTenant::Id(tenant)), ("b".to_owned(), BumpTenant::All)].into();
         assert_eq!(
-            injector.bump_sql(&[(effect, 2), ([("c'".to_owned(), BumpTenant::Session)].into(), 1)], Condition::Always),
+            injector.bump_sql(
+                &[(effect, 2), ([("c'".to_owned(), BumpTenant::Session)].into(), 1)],
+                Condition::Always,
+                "{}"
+            ),
             "SELECT turbo.fn_bump('{0,0,1}', '{2,2,1}', '{\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\",\"\",\"@\"}', \
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""
         );
         assert_eq!(
-            Injector::new("_t1", &[]).measure_end_sql("{7}"),
-            "SELECT turbo.fn_measure_end('{}', '{7}', 'turnstile') AS \"_t1\""
+            Injector::new("_t1", &[]).measure_end_sql(&Measured {
+                relations: Some("{16385}".into()),
+                every: true,
+                deferred: "{7}".into()
+            }),
+            "SELECT turbo.fn_measure_end('{16385}', true, '{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }
 }

@@ -112,13 +112,12 @@ impl Session {
             self.unit.ddl = true;
             self.note_ddl(out);
         }
-        let write = self.execute(act, out);
+        let write = self.execute(act, portal.scope.as_ref(), out);
         if portal.copy_in {
             self.copies_in_flight += 1;
             self.copy_in = CopyIn::Expected;
             // In copy-in mode any message of ours would make the COPY fail.
-            self.measure_after_copy = !out.behind.is_empty();
-            out.behind.clear();
+            self.measure_after_copy = Some(std::mem::take(&mut out.behind)).filter(|end| !end.is_empty());
         }
         self.outstanding.push(Request::Execute { write, first_of, ends_block, copy_in: portal.copy_in });
         if !out.behind.is_empty() {
@@ -144,9 +143,9 @@ impl Session {
             Act::Harmless | Act::Write { .. } if !portal.timeless && !self.is_fresh() => {
                 Act::Measure(UnknownReason::CatalogStale)
             }
-            Act::MayCommit(reason)
-                if self.unit.executes > 0 || matches!(self.context(), Context::Block | Context::Failed) =>
-            {
+            // Behind other messages of its unit it may commit too (PostgreSQL 15), and what follows may fail:
+            // then a bump of the same unit would be undone, but not what was committed.
+            Act::MayCommit(reason) if matches!(self.context(), Context::Block | Context::Failed) => {
                 Act::Measure(reason)
             }
             act => act,
@@ -173,7 +172,7 @@ impl Session {
 
     /// Notes what the Execute does; returns the number of its write. Injected groups that go before
     /// it are in `out.to_server`.
-    fn execute(&mut self, act: Act, out: &mut Output) -> Option<u64> {
+    fn execute(&mut self, act: Act, scope: Option<&Arc<str>>, out: &mut Output) -> Option<u64> {
         match act {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
@@ -187,11 +186,11 @@ impl Session {
                     return Some(write);
                 }
             }
-            Act::Measure(reason) => self.measure(reason, out),
-            Act::Fetch(_) => self.measure(UnknownReason::Cursor, out),
+            Act::Measure(reason) => self.measure(reason, scope, out),
+            Act::Fetch(_) => self.measure(UnknownReason::Cursor, None, out),
             Act::Control(control) => self.execute_control(control, out),
             Act::MayCommit(reason) => {
-                self.unit.bump_all_after = true;
+                self.unit.bump_all_after += 1;
                 out.events.push(Event::Statement(StatementClass::NotAtomic));
                 out.events.push(Event::Measured(reason));
             }
@@ -200,13 +199,14 @@ impl Session {
     }
 
     /// Puts a measurement around the Execute at hand.
-    fn measure(&mut self, reason: UnknownReason, out: &mut Output) {
+    fn measure(&mut self, reason: UnknownReason, scope: Option<&Arc<str>>, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         self.names.forget_cursors();
         if self.context() != Context::Failed {
-            out.to_server.extend_from_slice(self.injector.measure_begin());
-            out.behind.append(&mut self.injector.measure_end(&self.view.analyzer.catalog.deferred));
+            let measured = self.measured(scope);
+            out.to_server.append(&mut self.injector.measure_begin(&measured));
+            out.behind.append(&mut self.injector.measure_end(&measured));
             self.push_injected(Purpose::MeasureBegin);
         }
     }
@@ -286,7 +286,7 @@ impl Session {
         } else {
             out.events.push(Event::Statement(StatementClass::Measured));
             out.events.push(Event::Measured(UnknownReason::FunctionCallMessage));
-            out.to_server.extend_from_slice(self.injector.bump_all());
+            out.to_server.append(&mut self.injector.bump_all(1));
             self.push_injected(Purpose::BumpAll);
         }
         self.relay_function_call()

@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 pub use event::{Event, StatementClass};
 
-use self::bump::{Condition, Injector};
+use self::bump::{Condition, Injector, Measured};
 use self::copy::CopyTenants;
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
@@ -168,8 +168,8 @@ pub struct Session {
     own_ddl: bool,
     /// The tenants of the COPY FROM STDIN that is under way.
     copy_tenants: Option<CopyTenants>,
-    /// A measured COPY FROM STDIN is under way.
-    measure_after_copy: bool,
+    /// A measured COPY FROM STDIN is under way: what ends the measurement.
+    measure_after_copy: Option<Vec<u8>>,
     /// Outstanding messages that may change how strings are read.
     settings_in_flight: usize,
     /// Outstanding messages that may make the server read copy data.
@@ -178,6 +178,8 @@ pub struct Session {
     ddl_in_flight: usize,
     /// A Flush was sent so that command tags come.
     flushed: bool,
+    /// Late bumps of every domain that wait for the end of a block.
+    bumps_owed: u32,
     /// ReadyForQuery that waits for a late bump.
     late_ready: Option<TransactionStatus>,
 }
@@ -208,11 +210,12 @@ impl Session {
             copy_in: CopyIn::No,
             own_ddl: false,
             copy_tenants: None,
-            measure_after_copy: false,
+            measure_after_copy: None,
             settings_in_flight: 0,
             copies_in_flight: 0,
             ddl_in_flight: 0,
             flushed: false,
+            bumps_owed: 0,
             late_ready: None,
         }
     }
@@ -282,6 +285,8 @@ impl Session {
             // The server reads them without a reply; CopyData outside of copy-in is dropped by it.
             frontend::COPY_DATA | frontend::PASSWORD => ClientStep::Relay,
             frontend::COPY_DONE | frontend::COPY_FAIL => self.on_copy_end(message_type, out),
+            // The connection to the server is still needed; the client closes its own.
+            frontend::TERMINATE if self.bumps_owed > 0 => ClientStep::Replace,
             frontend::TERMINATE | frontend::FLUSH => ClientStep::Relay,
             _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type),
             frontend::SYNC => self.on_sync(out),
@@ -339,9 +344,9 @@ impl Session {
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
             Some(Request::Query(query)) => {
-                (query.rewrite.is_some() && !query.visible) || query.bump_all_after || query.bump_before_commit
+                (query.rewrite.is_some() && !query.visible) || query.bump_all_after > 0 || query.bump_before_commit
             }
-            Some(Request::Sync(sync)) => sync.bump_all_after,
+            Some(Request::Sync(sync)) => sync.bump_all_after > 0,
             Some(Request::Rollback | Request::FunctionCall) => true,
             _ => false,
         }
@@ -350,9 +355,8 @@ impl Session {
     /// Behind a measured COPY FROM STDIN the measurement ends with the next message that is no copy
     /// data.
     fn end_measured_copy(&mut self, out: &mut Output) {
-        if self.measure_after_copy {
-            self.measure_after_copy = false;
-            out.to_server.append(&mut self.injector.measure_end(&self.view.analyzer.catalog.deferred));
+        if let Some(mut measure_end) = self.measure_after_copy.take() {
+            out.to_server.append(&mut measure_end);
             self.push_injected(Purpose::MeasureEnd);
         }
     }
@@ -370,12 +374,26 @@ impl Session {
     #[must_use]
     pub fn owes_late_bump(&self) -> bool {
         let owes = |request: &Request| match request {
-            Request::Query(query) => query.bump_all_after,
-            Request::Sync(sync) => sync.bump_all_after,
+            Request::Query(query) => query.bump_all_after > 0,
+            Request::Sync(sync) => sync.bump_all_after > 0,
             Request::LateSync => true,
             _ => false,
         };
-        self.late_ready.is_some() || self.outstanding.iter().any(owes)
+        self.late_ready.is_some() || self.bumps_owed > 0 || self.outstanding.iter().any(owes)
+    }
+
+    /// The client is gone and nothing is under way. A block that it left open is rolled back, as by the end of
+    /// its connection, if bumps wait for that.
+    pub fn on_client_gone(&mut self, out: &mut Output) {
+        if self.bumps_owed > 0 && self.status != TransactionStatus::Idle && self.outstanding.is_empty() {
+            if self.unit.open || self.phase == Phase::SkippingToSync {
+                // In the block, hence it commits nothing.
+                encode::sync(&mut out.to_server);
+                self.outstanding.push(Request::Sync(outstanding::SyncRequest::default()));
+            }
+            encode::query(b"ROLLBACK", &mut out.to_server);
+            self.outstanding.push(Request::Rollback);
+        }
     }
 
     /// The transaction in which the next message will be processed.
@@ -454,6 +472,18 @@ impl Session {
 
     fn push_injected(&mut self, purpose: Purpose) {
         self.outstanding.push(Request::Injected { purpose, closes: bump::GROUP_CLOSES });
+    }
+
+    /// What a measurement has to look at: the relations that the statement may write, if the catalog that
+    /// says so is the server's.
+    fn measured(&self, scope: Option<&Arc<str>>) -> Measured {
+        let catalog = &self.view.analyzer.catalog;
+        let known = self.is_fresh().then(|| Arc::clone(scope.unwrap_or(&catalog.tracked)));
+        Measured {
+            every: scope.is_none() || known.is_none(),
+            relations: known,
+            deferred: Arc::clone(&catalog.deferred),
+        }
     }
 
     /// A statement that may change the catalog is about to be sent.

@@ -32,8 +32,8 @@ pub struct QueryRequest {
     /// CommandComplete of the client's last statement, until ours behind it has ended: the server
     /// sends the last one of a text only after the commit.
     pub withheld: Option<Vec<u8>>,
-    /// Bump every domain before its ReadyForQuery is forwarded.
-    pub bump_all_after: bool,
+    /// Bump every domain so many times before its ReadyForQuery is forwarded.
+    pub bump_all_after: u32,
     /// Its replies are dropped; the client's own text is sent again at ReadyForQuery.
     pub again: bool,
     /// It is a COPY FROM STDIN that was sent as an extended query.
@@ -83,8 +83,8 @@ pub struct SyncRequest {
     pub changes_settings: bool,
     /// Sent while a COPY FROM STDIN may be in progress: if it is, the server ignores it.
     pub unless_copy: bool,
-    /// Bump every domain before its ReadyForQuery is forwarded.
-    pub bump_all_after: bool,
+    /// Bump every domain so many times before its ReadyForQuery is forwarded.
+    pub bump_all_after: u32,
     /// A bump failed before the client's COMMIT, which the server then skipped: end the block for it.
     pub rollback_after: bool,
 }

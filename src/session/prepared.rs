@@ -71,6 +71,7 @@ impl Prepared {
         };
         Portal {
             act: Act::of(&statement.kind, |tenant| resolve(tenant, bind, parameter_type)),
+            scope: statement.scope.clone(),
             copy_in: statement.copy_in,
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
@@ -91,6 +92,8 @@ impl Prepared {
 pub struct Portal {
     /// What Execute does.
     pub act: Act,
+    /// Relations that it may write, if it is measured and they are known.
+    pub scope: Option<Arc<str>>,
     /// It enters copy-in mode.
     pub copy_in: bool,
     /// It may read versions.

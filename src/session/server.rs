@@ -225,7 +225,7 @@ impl Session {
         self.flushed = false;
         self.copy_in = CopyIn::No;
         self.copy_tenants = None;
-        self.measure_after_copy = false;
+        self.measure_after_copy = None;
         match self.outstanding.front() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
             // FunctionCall answers an error with ReadyForQuery: nothing is skipped.
@@ -326,7 +326,7 @@ impl Session {
             if in_ours || refuses {
                 query.again = true;
                 // What is refused a block runs unmeasured.
-                query.bump_all_after = refuses;
+                query.bump_all_after = u32::from(refuses);
                 return ServerStep::Drop;
             }
         }
@@ -383,7 +383,7 @@ impl Session {
             }
             _ => {
                 self.after_statements(false, status, out);
-                ServerStep::Forward
+                self.late_bump(0, status, out)
             }
         }
     }
@@ -455,14 +455,17 @@ impl Session {
 
     /// Bumps in a transaction of their own, before the client hears that its statement has ended:
     /// after a statement that ran alone, or writes that were committed without their bumps.
-    fn late_bump(&mut self, every_domain: bool, status: TransactionStatus, out: &mut Output) -> ServerStep {
+    fn late_bump(&mut self, times: u32, status: TransactionStatus, out: &mut Output) -> ServerStep {
+        self.bumps_owed = self.bumps_owed.saturating_add(times);
         if status != TransactionStatus::Idle {
+            // A block was begun behind the procedure, in the same flight: its ROLLBACK must not undo them.
             return ServerStep::Forward;
         }
+        let times = std::mem::take(&mut self.bumps_owed);
         // Behind other messages they wait for the next Sync.
         let forgotten = if self.outstanding.is_empty() { self.pending.take_confirmed() } else { Vec::new() };
-        if every_domain {
-            out.to_server.extend_from_slice(self.injector.bump_all());
+        if times > 0 {
+            out.to_server.append(&mut self.injector.bump_all(times));
             self.push_injected(Purpose::BumpAll);
         } else if forgotten.is_empty() {
             return ServerStep::Forward;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bump::Condition;
+use super::bump::{Condition, Measured};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
@@ -67,7 +67,7 @@ impl Session {
         query.changes_block |= self.unit.context.is_some();
         query.changes_settings |= self.unit.changes_settings;
         query.ddl |= self.unit.ddl;
-        query.bump_all_after |= self.unit.bump_all_after;
+        query.bump_all_after += self.unit.bump_all_after;
         self.unconfirmed += usize::from(query.changes_block);
         self.copies_in_flight += usize::from(query.copy_in);
         self.settings_in_flight += usize::from(query.changes_settings);
@@ -165,7 +165,7 @@ impl Session {
                 (Act::MayCommit(reason), Context::Implicit) if !self.unit.open => {
                     out.events.push(Event::Statement(StatementClass::NotAtomic));
                     out.events.push(Event::Measured(reason));
-                    query.bump_all_after = true;
+                    query.bump_all_after = 1;
                     return self.relay_query(query);
                 }
                 (Act::Alone, _) if self.pending.is_empty() => {
@@ -225,7 +225,7 @@ impl Session {
 
     fn rewrite_pending(&mut self, at: usize, rewriter: &mut Rewriter<'_>, position: &mut Position) {
         let bumps = self.pending.take();
-        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always));
+        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always, ""));
         position.pending = false;
         position.fresh = false;
     }
@@ -266,30 +266,43 @@ impl Session {
             Act::Write { effect, sure, leaves_no_trace_without_rows, .. } => {
                 out.events.push(Event::Statement(StatementClass::Write));
                 let bumps = [(effect, 1)];
+                let measured = self.measured(statement.scope.as_ref());
                 let condition = if sure {
                     Condition::Always
                 } else if position.fresh && leaves_no_trace_without_rows {
                     Condition::IfWritten
                 } else {
-                    rewriter.before(start, &self.injector.measure_begin_sql());
+                    rewriter.before(start, &self.injector.measure_begin_sql(&measured));
                     Condition::IfMoved
                 };
-                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition));
+                let relations = measured.relations.as_deref().unwrap_or_default();
+                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations));
                 position.fresh = false;
             }
             Act::Measure(reason) | Act::MayCommit(reason) => {
-                self.rewrite_measured(reason, (start, end), rewriter, position, out);
+                let measured = self.measured_in(position, statement);
+                self.rewrite_measured(reason, &measured, (start, end), rewriter, position, out);
             }
-            Act::Fetch(_) => self.rewrite_measured(UnknownReason::Cursor, (start, end), rewriter, position, out),
+            Act::Fetch(_) => {
+                let measured = self.measured_in(position, statement);
+                self.rewrite_measured(UnknownReason::Cursor, &measured, (start, end), rewriter, position, out);
+            }
         }
         if !alone {
             position.fresh &= position.context == Context::Implicit;
         }
     }
 
+    /// Behind a statement that may have changed definitions only the server knows what there is to look at.
+    fn measured_in(&self, position: &Position, statement: &Statement) -> Measured {
+        let measured = self.measured(statement.scope.as_ref());
+        if position.stale { Measured { relations: None, every: true, ..measured } } else { measured }
+    }
+
     fn rewrite_measured(
         &mut self,
         reason: UnknownReason,
+        measured: &Measured,
         (start, end): (usize, usize),
         rewriter: &mut Rewriter<'_>,
         position: &mut Position,
@@ -300,8 +313,8 @@ impl Session {
         self.names.forget_cursors();
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
-        rewriter.before(start, &self.injector.measure_begin_sql());
-        rewriter.behind(end, &self.injector.measure_end_sql(&self.view.analyzer.catalog.deferred));
+        rewriter.before(start, &self.injector.measure_begin_sql(measured));
+        rewriter.behind(end, &self.injector.measure_end_sql(measured));
     }
 
     /// A text that nobody looks into: every domain is bumped before it in its own transaction, and
@@ -319,15 +332,10 @@ impl Session {
         } else {
             UnknownReason::Encoding
         }));
-        out.to_server.extend_from_slice(self.injector.bump_all());
+        out.to_server.append(&mut self.injector.bump_all(1));
         self.push_injected(Purpose::BumpAll);
         self.note_ddl(out);
-        self.relay_query(QueryRequest {
-            changes_block: true,
-            ddl: true,
-            bump_all_after: true,
-            ..QueryRequest::default()
-        })
+        self.relay_query(QueryRequest { changes_block: true, ddl: true, bump_all_after: 1, ..QueryRequest::default() })
     }
 }
 

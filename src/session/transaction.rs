@@ -33,8 +33,8 @@ pub struct Unit {
     pub ddl: bool,
     /// An Execute may change how strings are read.
     pub changes_settings: bool,
-    /// A procedure that may end its transaction runs in this unit.
-    pub bump_all_after: bool,
+    /// Statements of this unit that may end their transaction.
+    pub bump_all_after: u32,
 }
 
 impl Unit {

@@ -184,11 +184,11 @@ $function$;
 -- it stands for. A tenant is a uuid as text, '' for all tenants, '@' for the tenant of the session
 -- setting. Each (tenant, domain) gets one bump for each statement, whatever cascades lead there.
 -- condition 'always'; 'written': only when the transaction has written something (has an id);
--- 'moved': only when counters of tracked relations moved since fn_measure_begin.
+-- 'moved': only when counters of these relations moved since fn_measure_begin.
 -- Returns the number of log rows.
 CREATE FUNCTION turbo.fn_bump(
     groups int[], statements bigint[], tenants text[], domains text[],
-    settings text[], condition text, summary text) RETURNS int
+    settings text[], condition text, summary text, relations oid[] DEFAULT '{}') RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -200,8 +200,9 @@ BEGIN
     IF condition <> 'always' AND pg_current_xact_id_if_assigned() IS NULL THEN
         RETURN 0;
     END IF;
-    IF condition = 'moved' AND current_setting('turnstile.measured', true) = turbo.fn_counters()
-       AND current_setting('track_counts')::boolean THEN
+    IF condition = 'moved' AND current_setting('track_counts')::boolean
+       AND split_part(current_setting('turnstile.measured', true), '/', 3)
+         = split_part(turbo.fn_counters(relations), '/', 3) THEN
         RETURN 0;
     END IF;
     v_by := coalesce(nullif(current_setting('app.user_id', true), ''), session_user);
@@ -278,80 +279,106 @@ BEGIN
 END
 $function$;
 
--- Tuples that this backend wrote to the system tables that definitions are kept in: pg_class, pg_proc,
--- pg_trigger, pg_rewrite, pg_constraint, pg_attrdef, pg_policy, pg_inherits.
-CREATE FUNCTION turbo.fn_definitions() RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $function$
-BEGIN
-    RETURN pg_stat_get_xact_tuples_inserted(1259) + pg_stat_get_xact_tuples_updated(1259) + pg_stat_get_xact_tuples_deleted(1259)
-         + pg_stat_get_xact_tuples_inserted(1255) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255)
-         + pg_stat_get_xact_tuples_inserted(2620) + pg_stat_get_xact_tuples_updated(2620) + pg_stat_get_xact_tuples_deleted(2620)
-         + pg_stat_get_xact_tuples_inserted(2618) + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(2618)
-         + pg_stat_get_xact_tuples_inserted(2606) + pg_stat_get_xact_tuples_inserted(2604) + pg_stat_get_xact_tuples_updated(2604)
-         + pg_stat_get_xact_tuples_inserted(3256) + pg_stat_get_xact_tuples_updated(3256)
-         + pg_stat_get_xact_tuples_inserted(2611) + pg_stat_get_xact_tuples_deleted(2611);
-END
-$function$;
-
--- What the server's counters say now about the tracked relations: tuples written by this backend
--- (this transaction's, and earlier ones' that are not flushed yet), the file node (TRUNCATE and
--- rewrites change it) and the version of the pg_class row (renaming and new columns change it). In
--- front: what the same counters say about the system tables that definitions are kept in. The index plan is pinned: it also fixes the order. Begins with + where parts
--- or configured names make the tracked relations more than those that are called tv_….
-CREATE FUNCTION turbo.fn_counters() RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+-- What the server's counters say now: tuples that this backend wrote (this transaction's, and earlier
+-- ones' that are not flushed yet). Three parts between slashes: pg_class; the system tables that hold the
+-- other definitions (pg_proc, pg_trigger, pg_rewrite, pg_policy, then pg_type, pg_attribute, pg_attrdef,
+-- pg_constraint, pg_inherits); those of the given relations that are not 0, as oid:count. Where pg_class has
+-- been written already, the file node and row version of each relation too, as oid@node@version: TRUNCATE,
+-- rewrites and renames change those. A counter of TRUNCATEd relations begins anew: compare, do not subtract.
+CREATE FUNCTION turbo.fn_counters(relations oid[]) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $function$
 DECLARE
+    v_relation oid;
+    v_count bigint;
+    v_classes bigint := pg_stat_get_xact_tuples_inserted(1259) + pg_stat_get_xact_tuples_updated(1259)
+        + pg_stat_get_xact_tuples_deleted(1259);
     v_counters text;
-    v_parts boolean;
 BEGIN
-    SELECT string_agg(c.oid::text || ':'
-               || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
-                   + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text || ':' || c.xmin::text, ','),
-           bool_or(c.relhassubclass)
-      INTO v_counters, v_parts
-      FROM pg_class c
-     WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.relkind IN ('r', 'p', 'm', 'f')
-       AND c.relpersistence <> 't';
-    v_parts := coalesce(v_parts, false) OR EXISTS (SELECT FROM turbo.tb_domain_table);
-    IF v_parts THEN
-        SELECT string_agg(c.oid::text || ':'
-                   || (pg_stat_get_xact_tuples_inserted(c.oid) + pg_stat_get_xact_tuples_updated(c.oid)
-                       + pg_stat_get_xact_tuples_deleted(c.oid))::text || ':' || c.relfilenode::text || ':' || c.xmin::text, ','
-                   ORDER BY c.oid)
-          INTO v_counters
-          FROM (SELECT DISTINCT x.relation FROM turbo.fn_tracked() x) t JOIN pg_class c ON c.oid = t.relation;
+    v_counters := v_classes::text || '/'
+        || (pg_stat_get_xact_tuples_inserted(1255) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255)
+          + pg_stat_get_xact_tuples_inserted(2620) + pg_stat_get_xact_tuples_updated(2620) + pg_stat_get_xact_tuples_deleted(2620)
+          + pg_stat_get_xact_tuples_inserted(2618) + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(2618)
+          + pg_stat_get_xact_tuples_inserted(3256) + pg_stat_get_xact_tuples_updated(3256) + pg_stat_get_xact_tuples_deleted(3256))::text
+        || '.' || (pg_stat_get_xact_tuples_inserted(1247) + pg_stat_get_xact_tuples_updated(1247)
+          + pg_stat_get_xact_tuples_inserted(1249) + pg_stat_get_xact_tuples_updated(1249)
+          + pg_stat_get_xact_tuples_inserted(2604) + pg_stat_get_xact_tuples_updated(2604)
+          + pg_stat_get_xact_tuples_inserted(2606) + pg_stat_get_xact_tuples_updated(2606)
+          + pg_stat_get_xact_tuples_inserted(2611))::text
+        || '.' || (pg_stat_get_xact_tuples_deleted(1259) + pg_stat_get_xact_tuples_deleted(2611))::text || '/,';
+    FOREACH v_relation IN ARRAY relations LOOP
+        v_count := pg_stat_get_xact_tuples_inserted(v_relation) + pg_stat_get_xact_tuples_updated(v_relation)
+            + pg_stat_get_xact_tuples_deleted(v_relation);
+        IF v_count <> 0 THEN
+            v_counters := v_counters || v_relation::text || ':' || v_count::text || ',';
+        END IF;
+    END LOOP;
+    IF v_classes <> 0 THEN
+        v_counters := v_counters || coalesce((
+            SELECT string_agg(c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text, ',') || ','
+              FROM pg_class c WHERE c.oid = ANY (relations)), '');
     END IF;
-    RETURN CASE WHEN v_parts THEN '+' ELSE '-' END || turbo.fn_definitions() || ',' || coalesce(v_counters || ',', '');
+    RETURN v_counters;
 END
 $function$;
 
--- Before a measured statement: remembers the counters until the end of the transaction.
-CREATE FUNCTION turbo.fn_measure_begin() RETURNS int
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- The tracked relations as the server knows them now.
+CREATE FUNCTION turbo.fn_tracked_relations() RETURNS oid[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
+    SELECT coalesce(array_agg(DISTINCT t.relation), '{}') FROM turbo.fn_tracked() t
+$function$;
+
+-- Before a measured statement: remembers the counters until the end of the transaction. relations: those
+-- that the statement may write, NULL where only the server can tell: then they are remembered too.
+CREATE FUNCTION turbo.fn_measure_begin(relations oid[]) RETURNS int
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_tracked oid[];
 BEGIN
-    PERFORM set_config('turnstile.measured', turbo.fn_counters(), true);
+    IF relations IS NOT NULL THEN
+        PERFORM set_config('turnstile.measured', turbo.fn_counters(relations), true);
+    ELSE
+        v_tracked := turbo.fn_tracked_relations();
+        PERFORM set_config('turnstile.measured',
+                           turbo.fn_counters(v_tracked) || '/' || array_to_string(v_tracked, ','), true);
+    END IF;
     RETURN 0;
 END
 $function$;
 
--- After a measured statement: bumps the domains whose counters moved since fn_measure_begin. Where it
--- cannot know (track_counts is off, or the transaction ended in between) it bumps every domain.
--- deferred: relations with deferrable triggers of the application. Returns the number of log rows,
--- negative where it could not know, with a c behind it when definitions changed.
-CREATE FUNCTION turbo.fn_measure_end(settings text[], deferred oid[], summary text) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+-- Whether a row version was written by the current transaction (or one of its subtransactions).
+CREATE FUNCTION turbo.fn_is_own(version xid) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_top bigint := pg_current_xact_id()::text::bigint;
+    -- Ids of subtransactions are younger than that of their transaction, modulo 2^32.
+    v_ahead bigint := (version::text::bigint - (v_top & 4294967295) + 4294967296) & 4294967295;
+BEGIN
+    RETURN v_ahead < 2147483648 AND pg_xact_status((v_top + v_ahead)::text::xid8) = 'in progress';
+END
+$function$;
+
+-- After a measured statement: bumps the domains whose relations changed since fn_measure_begin, which got the
+-- same relations. every: the statement may write any tracked relation, also one that relations does not
+-- list yet. Where it cannot know (track_counts is off, the transaction ended in between, a relation that may have
+-- changed is gone) it bumps every domain. deferred: relations with deferrable triggers that may write.
+-- Returns the number of log rows, negative where it could not know, with a c behind it when definitions
+-- changed.
+CREATE FUNCTION turbo.fn_measure_end(relations oid[], every boolean, settings text[], deferred oid[], summary text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $function$
 DECLARE
     v_before text := coalesce(current_setting('turnstile.measured', true), '');
     v_after text;
+    v_known oid[] := relations;
+    v_relations oid[];
     v_unknown boolean;
-    v_domains text[];
-    v_kept bigint;
+    v_moved text[];
     v_changed oid[];
+    v_domains text[];
     v_definitions text := '';
     v_rows int;
 BEGIN
@@ -361,43 +388,55 @@ BEGIN
     END IF;
     v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean
         -- A deferred trigger fires when it is too late to measure.
-        OR EXISTS (SELECT FROM unnest(deferred) r
+        OR (deferred <> '{}' AND EXISTS (SELECT FROM unnest(deferred) r
                     WHERE pg_stat_get_xact_tuples_inserted(r) + pg_stat_get_xact_tuples_updated(r)
-                        + pg_stat_get_xact_tuples_deleted(r) > 0);
+                        + pg_stat_get_xact_tuples_deleted(r) > 0));
     IF NOT v_unknown THEN
-        v_after := turbo.fn_counters();
+        IF v_known IS NULL THEN
+            v_known := string_to_array(split_part(v_before, '/', 4), ',')::oid[];
+            v_before := left(v_before, length(v_before) - length(split_part(v_before, '/', 4)) - 1);
+        END IF;
+        -- Something was written: also to a part, or a table, that another session has just made?
+        v_relations := v_known || ARRAY(
+            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = ANY (v_known) AND i.inhrelid <> ALL (v_known));
+        IF every THEN
+            v_relations := v_relations || ARRAY(
+                SELECT c.oid FROM pg_class c
+                 WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.oid <> ALL (v_relations)
+                   AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
+                UNION ALL
+                SELECT c.oid FROM turbo.tb_domain_table o JOIN pg_class c ON c.relname = o.table_name
+                 WHERE c.oid <> ALL (v_relations) AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't');
+        END IF;
+        v_after := turbo.fn_counters(v_relations);
         IF v_after = v_before THEN
             RETURN '0';
         END IF;
-        v_definitions := CASE WHEN split_part(v_after, ',', 1) <> split_part(v_before, ',', 1) THEN ' c' ELSE '' END;
-    END IF;
-    IF v_unknown THEN
-        v_domains := ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t);
-    ELSE
-        -- What fn_counters says now and did not say before; a relation that is new has changed if it
-        -- has tuples, or had before it came by its name.
-        SELECT array_agg(split_part(c, ':', 1)::oid) FILTER (
-                   WHERE strpos(v_before, ',' || c || ',') = 0
-                     AND (split_part(c, ':', 2) <> '0' OR pg_relation_size(split_part(c, ':', 1)::oid) > 0
-                          OR strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)),
-               count(*) FILTER (WHERE strpos(v_before, ',' || split_part(c, ':', 1) || ':') > 0)
-          INTO v_changed, v_kept
-          FROM unnest(string_to_array(v_after, ',')) c
-         WHERE strpos(c, ':') > 0;
-        IF left(v_after, 1) = '+' THEN
-            v_domains := ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t
-                                WHERE t.relation = ANY (v_changed));
-        ELSE
-            v_domains := ARRAY(SELECT DISTINCT substr(r.relname, 4) FROM pg_class r
-                                WHERE r.oid = ANY (v_changed));
+        IF split_part(v_after, '/', 2) <> split_part(v_before, '/', 2) THEN
+            v_definitions := turbo.fn_definitions_changed(split_part(v_before, '/', 2), split_part(v_after, '/', 2));
+        END IF;
+        -- What is said now and was not said before.
+        v_moved := ARRAY(SELECT m FROM unnest(string_to_array(split_part(v_after, '/', 3), ',')) m
+                          WHERE m <> '' AND strpos(v_before, ',' || m || ',') = 0
+                          -- A counter that began anew at 0 is said no more.
+                         UNION ALL
+                         SELECT m FROM unnest(string_to_array(split_part(v_before, '/', 3), ',')) m
+                          WHERE strpos(m, ':') > 0
+                            AND strpos(v_after, ',' || split_part(m, ':', 1) || ':') = 0);
+        v_changed := ARRAY(SELECT split_part(m, ':', 1)::oid FROM unnest(v_moved) m WHERE strpos(m, ':') > 0);
+        IF split_part(v_after, '/', 1) <> split_part(v_before, '/', 1) THEN
+            v_changed := v_changed || turbo.fn_rewritten(v_before, v_known);
+            v_unknown := EXISTS (SELECT FROM unnest(v_known) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
+                OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE 'tv\_%'
+                              AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.relation = c.oid));
         END IF;
     END IF;
-    -- A relation that is gone, or goes by another name: its domain cannot be told any more.
-    IF NOT v_unknown AND v_kept < length(v_before) - length(replace(v_before, ',', '')) - 1 THEN
-        v_unknown := true;
+    IF v_unknown THEN
         v_domains := ARRAY(SELECT t.domain FROM turbo.fn_tracked() t UNION SELECT d.domain FROM turbo.tb_domain d);
+    ELSE
+        v_domains := turbo.fn_domains_of(v_changed);
     END IF;
-    IF coalesce(cardinality(v_domains), 0) = 0 THEN
+    IF cardinality(v_domains) = 0 THEN
         RETURN '0' || v_definitions;
     END IF;
     v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_domains)]),
@@ -409,11 +448,59 @@ BEGIN
 END
 $function$;
 
+-- ' c' where the counters of definitions moved for more than a temporary table, '' where not.
+CREATE FUNCTION turbo.fn_definitions_changed(before text, after text) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    IF split_part(after, '.', 1) = split_part(before, '.', 1) AND split_part(after, '.', 3) = split_part(before, '.', 3)
+       AND EXISTS (SELECT FROM pg_class c WHERE c.relpersistence = 't' AND turbo.fn_is_own(c.xmin))
+       AND NOT EXISTS (SELECT FROM pg_class c
+                        WHERE (c.relpersistence <> 't' OR c.relname LIKE 'tv\_%') AND turbo.fn_is_own(c.xmin)) THEN
+        RETURN '';
+    END IF;
+    RETURN ' c';
+END
+$function$;
+
+-- Relations whose pg_class row was written since fn_measure_begin, which looked at these: TRUNCATE, rewrites, a
+-- table that is new or goes by a new name.
+CREATE FUNCTION turbo.fn_rewritten(before text, relations oid[]) RETURNS oid[]
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT coalesce(array_agg(c.oid), '{}') FROM pg_class c
+     WHERE c.oid = ANY (relations || turbo.fn_tracked_relations())
+       -- CASE: only of our own new relations may the size be asked for, since that locks them.
+       AND CASE WHEN NOT turbo.fn_is_own(c.xmin) THEN false
+                WHEN split_part(before, '/', 1) <> '0'
+                     AND strpos(before, ',' || c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text || ',') > 0 THEN false
+                -- One that is new has changed if it has rows, or had before it came by its name.
+                WHEN c.oid = ANY (relations) OR c.relkind = 'p' THEN true
+                ELSE pg_relation_size(c.oid) > 0 END
+$function$;
+
+-- Domains that a change of these relations bumps.
+CREATE FUNCTION turbo.fn_domains_of(relations oid[]) RETURNS text[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off
+AS $function$
+BEGIN
+    IF relations = '{}' THEN
+        RETURN '{}';
+    END IF;
+    IF EXISTS (SELECT FROM turbo.tb_domain_table) OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = ANY (relations)) THEN
+        RETURN ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t WHERE t.relation = ANY (relations));
+    END IF;
+    RETURN ARRAY(SELECT DISTINCT substr(c.relname, 4) FROM pg_class c
+                  WHERE c.oid = ANY (relations) AND c.relname > 'tv_' AND c.relname < 'tv`');
+END
+$function$;
+
 -- Bumps every domain for all tenants: for the few statements around which nothing can be measured.
-CREATE FUNCTION turbo.fn_bump_all(summary text) RETURNS int
+CREATE FUNCTION turbo.fn_bump_all(statements bigint, summary text) RETURNS int
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-    SELECT turbo.fn_bump(array_agg(0), array_agg(1::bigint), array_agg(''::text), array_agg(d.domain),
+    SELECT turbo.fn_bump(array_agg(0), array_agg(statements), array_agg(''::text), array_agg(d.domain),
                          '{}', 'always', summary)
       FROM (SELECT DISTINCT t.domain FROM turbo.fn_tracked() t) d
      WHERE NOT current_setting('transaction_read_only')::boolean

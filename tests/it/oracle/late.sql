@@ -8,7 +8,7 @@ WITH RECURSIVE reached (source, target) AS (
     SELECT t.program, r.target AS domain, count(DISTINCT t.statement) AS calls
       FROM oracle.truth t JOIN reached r ON r.source = t.domain WHERE t.statement LIKE '%/commits' GROUP BY 1, 2
 ), late AS (
-    SELECT b.bumped_by AS program, b.domain, count(*) AS bumps FROM turbo.tb_bump b
+    SELECT b.bumped_by AS program, b.domain, sum(b.bumps) AS bumps FROM turbo.tb_bump b
      WHERE b.tenant_id IS NULL AND NOT EXISTS (SELECT FROM oracle.truth t WHERE t.xid = b.xid) GROUP BY 1, 2
 )
 SELECT c.program || ' ' || c.domain FROM calls c LEFT JOIN late l USING (program, domain) WHERE coalesce(l.bumps, 0) < c.calls

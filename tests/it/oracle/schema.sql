@@ -142,10 +142,10 @@ BEGIN
         RETURN 'undone';
     END;
 END $$;
-CREATE FUNCTION app.kept(n int, tenant uuid, tag int) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION app.kept(n int, tenant uuid) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
     BEGIN
-        INSERT INTO tv_user VALUES (n, tenant, 'kept', tag);
+        INSERT INTO tv_user VALUES (n, tenant, 'kept');
     EXCEPTION WHEN unique_violation THEN
         RETURN 'was there';
     END;
