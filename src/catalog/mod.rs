@@ -13,7 +13,7 @@ pub mod loader;
 pub mod reach;
 pub mod rows;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::effect::unknown::UnknownReason;
@@ -112,6 +112,34 @@ pub enum Cause {
 /// Tracked relations, by OID.
 pub type Reach = Arc<BTreeSet<u32>>;
 
+/// A tracked relation, as a measurement needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracked {
+    /// Domains that a change of it bumps, sorted, not empty.
+    pub domains: Vec<String>,
+    /// It is a part of another relation, or has parts.
+    pub parted: bool,
+}
+
+/// The tracked relations that a statement may write, in PostgreSQL's syntax.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// OIDs, once for each domain.
+    pub relations: String,
+    /// Domains, in the same order.
+    pub domains: String,
+    /// Another session may add parts to one of them at any time.
+    pub parted: bool,
+}
+
+/// A text array in PostgreSQL's syntax; each element quoted.
+#[must_use]
+pub fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
+    let quoted: Vec<String> =
+        items.map(|item| format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\""))).collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
 /// OIDs as an array in PostgreSQL's syntax.
 #[must_use]
 pub fn oid_array<'a>(oids: impl IntoIterator<Item = &'a u32>) -> Arc<str> {
@@ -157,6 +185,8 @@ pub struct Catalog {
     pub deferred: Arc<str>,
     /// Tracked relations, the same way.
     pub tracked: Arc<str>,
+    /// Tracked relations by OID.
+    pub tracked_relations: BTreeMap<u32, Tracked>,
     /// Tracked relations that a mention of a dangerous name may lead to; without an entry: any.
     pub reach: HashMap<String, Reach>,
     /// Functions of the system that run SQL which they are given.
@@ -171,6 +201,19 @@ impl Catalog {
     pub fn candidates(&self, schema: Option<&str>, name: &str) -> Vec<&Relation> {
         let named = self.relations.get(name).map(Vec::as_slice).unwrap_or_default();
         named.iter().filter(|relation| schema.is_none_or(|schema| relation.schema == schema)).collect()
+    }
+
+    /// What a measurement has to know of these relations.
+    #[must_use]
+    pub fn scope(&self, relations: &BTreeSet<u32>) -> Scope {
+        let tracked = || relations.iter().filter_map(|oid| Some((oid, self.tracked_relations.get(oid)?)));
+        let pairs = || tracked().flat_map(|(oid, tracked)| tracked.domains.iter().map(move |domain| (oid, domain)));
+        let oids: Vec<String> = pairs().map(|(oid, _)| oid.to_string()).collect();
+        Scope {
+            relations: format!("{{{}}}", oids.join(",")),
+            domains: text_array(pairs().map(|(_, domain)| domain.as_str())),
+            parted: tracked().any(|(_, tracked)| tracked.parted),
+        }
     }
 
     /// The domains that bumps of `domain` lead to, itself included, each once, sorted.

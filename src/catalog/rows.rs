@@ -1,11 +1,11 @@
 //! Query rows → [`Catalog`]. Pure; the queries are in [`super::loader`], the fixpoint over what may lead
 //! to a write in [`super::danger`].
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::danger::{Danger, Graph};
-use super::{Catalog, Relation, TenantColumn, TenantType, oid_array};
+use super::{Catalog, Relation, TenantColumn, TenantType, Tracked, oid_array};
 use crate::effect::unknown::UnknownReason;
 
 /// A function, procedure or aggregate outside of the system schemas.
@@ -179,10 +179,20 @@ impl CatalogRows {
         add_may_commit(&mut catalog, &graph);
         self.add_relations(&mut catalog, &domains, &graph, &danger);
         catalog.deferred = self.deferred(&danger);
-        let tracked = |row: &&RelationRow| domains.get(&row.oid).is_some_and(|domains| !domains.is_empty());
-        catalog.tracked = oid_array(self.relations.iter().filter(tracked).map(|row| &row.oid));
+        catalog.tracked_relations = self.tracked(&domains);
+        catalog.tracked = oid_array(catalog.tracked_relations.keys());
         danger.publish(&self, &mut catalog);
         catalog
+    }
+
+    fn tracked(&self, domains: &HashMap<u32, BTreeSet<String>>) -> BTreeMap<u32, Tracked> {
+        let parents: HashSet<u32> = self.relations.iter().flat_map(|row| row.parents.iter().copied()).collect();
+        let tracked = self.relations.iter().filter_map(|row| {
+            let domains = domains.get(&row.oid).filter(|domains| !domains.is_empty())?;
+            let parted = row.kind == 'p' || !row.parents.is_empty() || parents.contains(&row.oid);
+            Some((row.oid, Tracked { domains: domains.iter().cloned().collect(), parted }))
+        });
+        tracked.collect()
     }
 
     /// Relations with triggers that may fire at COMMIT and write, as an array of OIDs.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::copy::CopyPlan;
 use super::unknown::UnknownReason;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Scope};
 
 /// What an operator configured about writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,8 +104,8 @@ pub struct Statement {
     pub span: (usize, usize),
     /// What it does.
     pub kind: Kind,
-    /// The tracked relations that it may write, as an array of OIDs in PostgreSQL's syntax; `None`: any.
-    pub scope: Option<Arc<str>>,
+    /// The tracked relations that it may write; `None`: any.
+    pub scope: Option<Arc<Scope>>,
     /// It enters copy-in mode (COPY … FROM STDIN).
     pub copy_in: bool,
     /// It may read versions: bumps of this transaction must be there before it.

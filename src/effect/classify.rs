@@ -12,7 +12,7 @@ use super::tenants;
 use super::unknown::UnknownReason;
 use super::verbs::{Verb, verbs};
 use crate::catalog::rows::domain_of_table_name;
-use crate::catalog::{Relation, WriteEvent, bodies, oid_array};
+use crate::catalog::{Relation, Scope, WriteEvent, bodies};
 
 /// Keywords that may stand before a parenthesis without being a function that an application made.
 const KEYWORD_CALLS: &[&str] = &[
@@ -244,7 +244,7 @@ impl Classifier<'_> {
     }
 
     /// The tracked relations that a measured statement may write, where all that it names is followed.
-    fn scope(&self, kind: &Kind) -> Option<Arc<str>> {
+    fn scope(&self, kind: &Kind) -> Option<Arc<Scope>> {
         let s = self.statement;
         let followed = match kind {
             Kind::Write(_) => true,
@@ -279,7 +279,7 @@ impl Classifier<'_> {
                 reached.extend(catalog.reach.get(&name)?.iter());
             }
         }
-        Some(oid_array(&reached))
+        Some(Arc::new(catalog.scope(&reached)))
     }
 
     /// Whether it may make a relation, or run a statement that is not in its text.

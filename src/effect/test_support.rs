@@ -127,7 +127,7 @@ pub(crate) fn describe(analysis: &Analysis) -> String {
         let separator = if out.is_empty() { "" } else { " | " };
         let _ = write!(out, "{separator}{}", describe_kind(&statement.kind));
         if let (Some(scope), Kind::Measure(_)) = (&statement.scope, &statement.kind) {
-            let _ = write!(out, " of {scope}");
+            let _ = write!(out, " of {}", scope.relations);
         }
         for (flag, word) in
             [(statement.copy_in, "copy-in"), (statement.reads_versions, "reads versions"), (statement.ddl, "ddl")]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::catalog::{Scope, text_array};
 use crate::wire::encode;
 
 /// Messages of one injected group that the server answers with CloseComplete.
@@ -19,7 +20,6 @@ const INT4_ARRAY: u32 = 1007;
 const INT8_ARRAY: u32 = 1016;
 const OID_ARRAY: u32 = 1028;
 const TEXT: u32 = 25;
-const BOOL: u32 = 16;
 const INT8: u32 = 20;
 
 /// A tenant to bump.
@@ -69,25 +69,54 @@ pub struct Injector {
     settings: String,
 }
 
-/// What a measurement looks at.
+/// Which relations a measurement looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looks {
+    /// Those that the statement may write.
+    Scope(Arc<Scope>),
+    /// All that are tracked (OIDs), and those that are new.
+    Every(Arc<str>),
+    /// All that the server finds: what is known here may be old.
+    Server,
+}
+
+/// What a measurement has to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
-    /// Relations that the statement may write, as an array of OIDs in PostgreSQL's syntax; `None` where
-    /// only the server can tell.
-    pub relations: Option<Arc<str>>,
-    /// It may write any tracked relation, also one that is not listed yet.
-    pub every: bool,
-    /// Relations with deferrable triggers that may write, the same way.
+    /// Relations.
+    pub looks: Looks,
+    /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
     pub deferred: Arc<str>,
 }
 
 impl Measured {
-    const fn every(&self) -> &'static str {
-        if self.every { "true" } else { "false" }
+    /// OIDs in PostgreSQL's syntax; `None`: for the server to find.
+    #[must_use]
+    pub fn relations(&self) -> Option<&str> {
+        match &self.looks {
+            Looks::Scope(scope) => Some(&scope.relations),
+            Looks::Every(relations) => Some(relations),
+            Looks::Server => None,
+        }
+    }
+
+    fn domains(&self) -> &str {
+        match &self.looks {
+            Looks::Scope(scope) => &scope.domains,
+            Looks::Every(_) | Looks::Server => "{}",
+        }
+    }
+
+    fn scope(&self) -> &'static str {
+        match &self.looks {
+            Looks::Scope(scope) if !scope.parted => "these",
+            Looks::Scope(_) => "parts",
+            Looks::Every(_) | Looks::Server => "every",
+        }
     }
 
     fn relations_sql(&self) -> String {
-        self.relations.as_deref().map_or_else(|| "NULL".to_owned(), literal)
+        self.relations().map_or_else(|| "NULL".to_owned(), literal)
     }
 }
 
@@ -111,18 +140,19 @@ impl Injector {
     /// Messages that remember the counters.
     #[must_use]
     pub fn measure_begin(&self, measured: &Measured) -> Vec<u8> {
-        self.group_of("SELECT turbo.fn_measure_begin($1)", &[OID_ARRAY], &[measured.relations.as_deref()])
+        self.group_of("SELECT turbo.fn_measure_begin($1)", &[OID_ARRAY], &[measured.relations()])
     }
 
     /// Messages that bump what moved.
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5)",
-            &[OID_ARRAY, BOOL, TEXT_ARRAY, OID_ARRAY, TEXT],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT],
             &[
-                measured.relations.as_deref(),
-                Some(measured.every()),
+                measured.relations(),
+                Some(measured.domains()),
+                Some(measured.scope()),
                 Some(&self.settings),
                 Some(&measured.deferred),
                 Some(SUMMARY),
@@ -181,9 +211,10 @@ impl Injector {
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}) AS \"{}\"",
             measured.relations_sql(),
-            measured.every(),
+            literal(measured.domains()),
+            literal(measured.scope()),
             literal(&self.settings),
             literal(&measured.deferred),
             literal(SUMMARY),
@@ -246,13 +277,6 @@ fn tenant_text(tenant: &BumpTenant) -> String {
     }
 }
 
-/// A text array in PostgreSQL's syntax; each element quoted.
-fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
-    let quoted: Vec<String> =
-        items.map(|item| format!("\"{}\"", item.replace('\\', "\\\\").replace('"', "\\\""))).collect();
-    format!("{{{}}}", quoted.join(","))
-}
-
 /// A string literal that means the same whatever `standard_conforming_strings` says.
 fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
@@ -286,12 +310,9 @@ mod tests {
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""
         );
         assert_eq!(
-            Injector::new("_t1", &[]).measure_end_sql(&Measured {
-                relations: Some("{16385}".into()),
-                every: true,
-                deferred: "{7}".into()
-            }),
-            "SELECT turbo.fn_measure_end('{16385}', true, '{}', '{7}', 'turnstile') AS \"_t1\""
+            Injector::new("_t1", &[])
+                .measure_end_sql(&Measured { looks: Looks::Every("{16385}".into()), deferred: "{7}".into() }),
+            "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }
 }

@@ -6,6 +6,7 @@ use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
+use crate::catalog::Scope;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control};
 use crate::wire::frontend::{Bind, Named, Parse, execute_portal, function_call_oid};
@@ -172,7 +173,7 @@ impl Session {
 
     /// Notes what the Execute does; returns the number of its write. Injected groups that go before
     /// it are in `out.to_server`.
-    fn execute(&mut self, act: Act, scope: Option<&Arc<str>>, out: &mut Output) -> Option<u64> {
+    fn execute(&mut self, act: Act, scope: Option<&Arc<Scope>>, out: &mut Output) -> Option<u64> {
         match act {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
@@ -199,7 +200,7 @@ impl Session {
     }
 
     /// Puts a measurement around the Execute at hand.
-    fn measure(&mut self, reason: UnknownReason, scope: Option<&Arc<str>>, out: &mut Output) {
+    fn measure(&mut self, reason: UnknownReason, scope: Option<&Arc<Scope>>, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         self.names.forget_cursors();

@@ -48,12 +48,13 @@ use std::sync::Arc;
 
 pub use event::{Event, StatementClass};
 
-use self::bump::{Condition, Injector, Measured};
+use self::bump::{Condition, Injector, Looks, Measured};
 use self::copy::CopyTenants;
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
 use self::rewrite::Characters;
 use self::transaction::{Context, PendingWrites, Unit};
+use crate::catalog::Scope;
 use crate::effect::cache::Analyzer;
 use crate::effect::lexer::is_lexable_encoding;
 use crate::limits;
@@ -476,14 +477,14 @@ impl Session {
 
     /// What a measurement has to look at: the relations that the statement may write, if the catalog that
     /// says so is the server's.
-    fn measured(&self, scope: Option<&Arc<str>>) -> Measured {
+    fn measured(&self, scope: Option<&Arc<Scope>>) -> Measured {
         let catalog = &self.view.analyzer.catalog;
-        let known = self.is_fresh().then(|| Arc::clone(scope.unwrap_or(&catalog.tracked)));
-        Measured {
-            every: scope.is_none() || known.is_none(),
-            relations: known,
-            deferred: Arc::clone(&catalog.deferred),
-        }
+        let looks = match scope {
+            _ if !self.is_fresh() => Looks::Server,
+            Some(scope) => Looks::Scope(Arc::clone(scope)),
+            None => Looks::Every(Arc::clone(&catalog.tracked)),
+        };
+        Measured { looks, deferred: Arc::clone(&catalog.deferred) }
     }
 
     /// A statement that may change the catalog is about to be sent.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::bump::{BumpTenant, Effect};
+use crate::catalog::Scope;
 use crate::effect::cache::Analyzer;
 use crate::effect::copy::CopyPlan;
 use crate::effect::tenants::parse_uuid;
@@ -93,7 +94,7 @@ pub struct Portal {
     /// What Execute does.
     pub act: Act,
     /// Relations that it may write, if it is measured and they are known.
-    pub scope: Option<Arc<str>>,
+    pub scope: Option<Arc<Scope>>,
     /// It enters copy-in mode.
     pub copy_in: bool,
     /// It may read versions.

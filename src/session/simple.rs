@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bump::{Condition, Measured};
+use super::bump::{Condition, Looks, Measured};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
@@ -275,7 +275,7 @@ impl Session {
                     rewriter.before(start, &self.injector.measure_begin_sql(&measured));
                     Condition::IfMoved
                 };
-                let relations = measured.relations.as_deref().unwrap_or_default();
+                let relations = measured.relations().unwrap_or_default();
                 rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations));
                 position.fresh = false;
             }
@@ -296,7 +296,7 @@ impl Session {
     /// Behind a statement that may have changed definitions only the server knows what there is to look at.
     fn measured_in(&self, position: &Position, statement: &Statement) -> Measured {
         let measured = self.measured(statement.scope.as_ref());
-        if position.stale { Measured { relations: None, every: true, ..measured } } else { measured }
+        if position.stale { Measured { looks: Looks::Server, ..measured } } else { measured }
     }
 
     fn rewrite_measured(

@@ -280,46 +280,56 @@ END
 $function$;
 
 -- What the server's counters say now: tuples that this backend wrote (this transaction's, and earlier
--- ones' that are not flushed yet). Three parts between slashes: pg_class; the system tables that hold the
--- other definitions (pg_proc, pg_trigger, pg_rewrite, pg_policy, then pg_type, pg_attribute, pg_attrdef,
--- pg_constraint, pg_inherits); those of the given relations that are not 0, as oid:count. Where pg_class has
--- been written already, the file node and row version of each relation too, as oid@node@version: TRUNCATE,
--- rewrites and renames change those. A counter of TRUNCATEd relations begins anew: compare, do not subtract.
+-- ones' that are not flushed yet). Three parts between slashes: pg_class; the system tables that changes of
+-- other definitions write (pg_proc, pg_depend; where a change writes nothing else: pg_trigger, pg_rewrite,
+-- pg_attribute, pg_namespace); those of the given relations that are
+-- not 0, as oid:count. Where pg_class has been written already, the file node and row version of each
+-- relation too, as oid@node@version: TRUNCATE, rewrites and renames change those. A counter of a TRUNCATEd
+-- relation begins anew: compare, do not subtract.
+-- Runs twice for every measured statement: everything is qualified, since setting search_path costs more.
 CREATE FUNCTION turbo.fn_counters(relations oid[]) RETURNS text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
+LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
-    v_relation oid;
-    v_count bigint;
-    v_classes bigint := pg_stat_get_xact_tuples_inserted(1259) + pg_stat_get_xact_tuples_updated(1259)
-        + pg_stat_get_xact_tuples_deleted(1259);
-    v_counters text;
+    v_relation pg_catalog.oid;
+    v_count pg_catalog.int8;
+    v_classes pg_catalog.int8 := pg_catalog.pg_stat_get_xact_tuples_inserted(1259)
+        OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1259)
+        OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(1259);
+    v_counters pg_catalog.text := v_classes::pg_catalog.text OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||)
+        (pg_catalog.pg_stat_get_xact_tuples_inserted(1255)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1255)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(1255)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2608)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(2608)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2620)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2618)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1249)
+         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2615))::pg_catalog.text
+        OPERATOR(pg_catalog.||) '/,';
 BEGIN
-    v_counters := v_classes::text || '/'
-        || (pg_stat_get_xact_tuples_inserted(1255) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255)
-          + pg_stat_get_xact_tuples_inserted(2620) + pg_stat_get_xact_tuples_updated(2620) + pg_stat_get_xact_tuples_deleted(2620)
-          + pg_stat_get_xact_tuples_inserted(2618) + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(2618)
-          + pg_stat_get_xact_tuples_inserted(3256) + pg_stat_get_xact_tuples_updated(3256) + pg_stat_get_xact_tuples_deleted(3256))::text
-        || '.' || (pg_stat_get_xact_tuples_inserted(1247) + pg_stat_get_xact_tuples_updated(1247)
-          + pg_stat_get_xact_tuples_inserted(1249) + pg_stat_get_xact_tuples_updated(1249)
-          + pg_stat_get_xact_tuples_inserted(2604) + pg_stat_get_xact_tuples_updated(2604)
-          + pg_stat_get_xact_tuples_inserted(2606) + pg_stat_get_xact_tuples_updated(2606)
-          + pg_stat_get_xact_tuples_inserted(2611))::text
-        || '.' || (pg_stat_get_xact_tuples_deleted(1259) + pg_stat_get_xact_tuples_deleted(2611))::text || '/,';
     FOREACH v_relation IN ARRAY relations LOOP
-        v_count := pg_stat_get_xact_tuples_inserted(v_relation) + pg_stat_get_xact_tuples_updated(v_relation)
-            + pg_stat_get_xact_tuples_deleted(v_relation);
-        IF v_count <> 0 THEN
-            v_counters := v_counters || v_relation::text || ':' || v_count::text || ',';
+        v_count := pg_catalog.pg_stat_get_xact_tuples_inserted(v_relation)
+            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(v_relation)
+            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(v_relation);
+        IF v_count OPERATOR(pg_catalog.<>) 0 THEN
+            v_counters := v_counters OPERATOR(pg_catalog.||) v_relation::pg_catalog.text OPERATOR(pg_catalog.||) ':'
+                OPERATOR(pg_catalog.||) v_count::pg_catalog.text OPERATOR(pg_catalog.||) ',';
         END IF;
     END LOOP;
-    IF v_classes <> 0 THEN
-        v_counters := v_counters || coalesce((
-            SELECT string_agg(c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text, ',') || ','
-              FROM pg_class c WHERE c.oid = ANY (relations)), '');
+    IF v_classes OPERATOR(pg_catalog.<>) 0 THEN
+        v_counters := v_counters OPERATOR(pg_catalog.||) turbo.fn_nodes(relations);
     END IF;
     RETURN v_counters;
 END
+$function$;
+
+-- File nodes and row versions of relations, see fn_counters.
+CREATE FUNCTION turbo.fn_nodes(relations oid[]) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
+AS $function$
+    SELECT coalesce(string_agg(c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text, ',') || ',', '')
+      FROM pg_class c WHERE c.oid = ANY (relations)
 $function$;
 
 -- The tracked relations as the server knows them now.
@@ -332,17 +342,18 @@ $function$;
 -- Before a measured statement: remembers the counters until the end of the transaction. relations: those
 -- that the statement may write, NULL where only the server can tell: then they are remembered too.
 CREATE FUNCTION turbo.fn_measure_begin(relations oid[]) RETURNS int
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
-    v_tracked oid[];
+    v_tracked pg_catalog.oid[];
 BEGIN
-    IF relations IS NOT NULL THEN
-        PERFORM set_config('turnstile.measured', turbo.fn_counters(relations), true);
-    ELSE
+    IF relations IS NULL THEN
         v_tracked := turbo.fn_tracked_relations();
-        PERFORM set_config('turnstile.measured',
-                           turbo.fn_counters(v_tracked) || '/' || array_to_string(v_tracked, ','), true);
+        PERFORM pg_catalog.set_config('turnstile.measured',
+            turbo.fn_counters(v_tracked) OPERATOR(pg_catalog.||) '/'
+                OPERATOR(pg_catalog.||) pg_catalog.array_to_string(v_tracked, ','), true);
+    ELSE
+        PERFORM pg_catalog.set_config('turnstile.measured', turbo.fn_counters(relations), true);
     END IF;
     RETURN 0;
 END
@@ -362,81 +373,90 @@ END
 $function$;
 
 -- After a measured statement: bumps the domains whose relations changed since fn_measure_begin, which got the
--- same relations. every: the statement may write any tracked relation, also one that relations does not
--- list yet. Where it cannot know (track_counts is off, the transaction ended in between, a relation that may have
--- changed is gone) it bumps every domain. deferred: relations with deferrable triggers that may write.
--- Returns the number of log rows, negative where it could not know, with a c behind it when definitions
--- changed.
-CREATE FUNCTION turbo.fn_measure_end(relations oid[], every boolean, settings text[], deferred oid[], summary text) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+-- same relations. domains: theirs, in the same order ('{}': look them up). scope says what else the
+-- statement may write: 'these' nothing, 'parts' new parts of them, 'every' any tracked relation, also one that
+-- another session has just made. Where it cannot know (track_counts is off, the transaction ended in between, a
+-- relation that may have changed is gone) it bumps every domain. deferred: relations with deferrable triggers
+-- that may write. Returns the number of log rows, negative where it could not know, with a c behind it
+-- when definitions changed.
+CREATE FUNCTION turbo.fn_measure_end(
+    relations oid[], domains text[], scope text, settings text[], deferred oid[], summary text) RETURNS text
+LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
-    v_before text := coalesce(current_setting('turnstile.measured', true), '');
-    v_after text;
-    v_known oid[] := relations;
-    v_relations oid[];
-    v_unknown boolean;
-    v_moved text[];
-    v_changed oid[];
-    v_domains text[];
+    v_before pg_catalog.text := pg_catalog.current_setting('turnstile.measured', true);
+    v_after pg_catalog.text;
+    v_known pg_catalog.oid[] := relations;
+BEGIN
+    IF (v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL)
+       OR pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on' THEN
+        RETURN '0';
+    END IF;
+    -- A deferred trigger fires when it is too late to measure.
+    IF v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
+       AND (deferred OPERATOR(pg_catalog.=) '{}'
+            OR pg_catalog.strpos(turbo.fn_counters(deferred), ':') OPERATOR(pg_catalog.=) 0) THEN
+        IF v_known IS NULL THEN
+            v_known := pg_catalog.string_to_array(pg_catalog.split_part(v_before, '/', 4), ',')::pg_catalog.oid[];
+            v_before := pg_catalog.regexp_replace(v_before, '/[^/]*$', '');
+        END IF;
+        v_after := turbo.fn_counters(
+            CASE WHEN scope OPERATOR(pg_catalog.=) 'these' THEN v_known ELSE turbo.fn_with_new(v_known, scope) END);
+        IF v_after OPERATOR(pg_catalog.=) v_before THEN
+            RETURN '0';
+        END IF;
+    END IF;
+    RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary);
+END
+$function$;
+
+-- The second half of fn_measure_end: what was counted before and after differs. after is NULL where nothing
+-- could be counted.
+CREATE FUNCTION turbo.fn_moved(
+    before text, after text, relations oid[], domains text[], settings text[], summary text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_unknown boolean := after IS NULL;
+    v_moved text;
+    v_changed oid[] := '{}';
+    v_domains text[] := '{}';
+    v_at int;
     v_definitions text := '';
     v_rows int;
 BEGIN
-    IF (v_before <> '' AND pg_current_xact_id_if_assigned() IS NULL)
-       OR current_setting('transaction_read_only')::boolean THEN
-        RETURN '0';
-    END IF;
-    v_unknown := v_before = '' OR NOT current_setting('track_counts')::boolean
-        -- A deferred trigger fires when it is too late to measure.
-        OR (deferred <> '{}' AND EXISTS (SELECT FROM unnest(deferred) r
-                    WHERE pg_stat_get_xact_tuples_inserted(r) + pg_stat_get_xact_tuples_updated(r)
-                        + pg_stat_get_xact_tuples_deleted(r) > 0));
     IF NOT v_unknown THEN
-        IF v_known IS NULL THEN
-            v_known := string_to_array(split_part(v_before, '/', 4), ',')::oid[];
-            v_before := left(v_before, length(v_before) - length(split_part(v_before, '/', 4)) - 1);
-        END IF;
-        -- Something was written: also to a part, or a table, that another session has just made?
-        v_relations := v_known || ARRAY(
-            SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = ANY (v_known) AND i.inhrelid <> ALL (v_known));
-        IF every THEN
-            v_relations := v_relations || ARRAY(
-                SELECT c.oid FROM pg_class c
-                 WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.oid <> ALL (v_relations)
-                   AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
-                UNION ALL
-                SELECT c.oid FROM turbo.tb_domain_table o JOIN pg_class c ON c.relname = o.table_name
-                 WHERE c.oid <> ALL (v_relations) AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't');
-        END IF;
-        v_after := turbo.fn_counters(v_relations);
-        IF v_after = v_before THEN
-            RETURN '0';
-        END IF;
-        IF split_part(v_after, '/', 2) <> split_part(v_before, '/', 2) THEN
-            v_definitions := turbo.fn_definitions_changed(split_part(v_before, '/', 2), split_part(v_after, '/', 2));
-        END IF;
-        -- What is said now and was not said before.
-        v_moved := ARRAY(SELECT m FROM unnest(string_to_array(split_part(v_after, '/', 3), ',')) m
-                          WHERE m <> '' AND strpos(v_before, ',' || m || ',') = 0
-                          -- A counter that began anew at 0 is said no more.
-                         UNION ALL
-                         SELECT m FROM unnest(string_to_array(split_part(v_before, '/', 3), ',')) m
-                          WHERE strpos(m, ':') > 0
-                            AND strpos(v_after, ',' || split_part(m, ':', 1) || ':') = 0);
-        v_changed := ARRAY(SELECT split_part(m, ':', 1)::oid FROM unnest(v_moved) m WHERE strpos(m, ':') > 0);
-        IF split_part(v_after, '/', 1) <> split_part(v_before, '/', 1) THEN
-            v_changed := v_changed || turbo.fn_rewritten(v_before, v_known);
-            v_unknown := EXISTS (SELECT FROM unnest(v_known) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
+        -- What is said now and was not said before; and counters that began anew at 0, which are said no more.
+        FOREACH v_moved IN ARRAY string_to_array(split_part(after, '/', 3), ',')
+                || CASE WHEN strpos(before, ':') = 0 THEN '{}' ELSE string_to_array(split_part(before, '/', 3), ',') END LOOP
+            v_at := strpos(v_moved, ':');
+            IF v_at > 0 AND (strpos(before, ',' || v_moved || ',') = 0
+                             OR strpos(after, ',' || left(v_moved, v_at)) = 0) THEN
+                v_changed := v_changed || left(v_moved, v_at - 1)::oid;
+            END IF;
+        END LOOP;
+        IF split_part(after, '/', 1) <> split_part(before, '/', 1) OR split_part(after, '/', 2) <> split_part(before, '/', 2) THEN
+            v_changed := v_changed || turbo.fn_rewritten(before, relations);
+            v_unknown := EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
                 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE 'tv\_%'
                               AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.relation = c.oid));
+            v_definitions := turbo.fn_definitions_changed(split_part(after, '/', 2) <> split_part(before, '/', 2));
         END IF;
     END IF;
     IF v_unknown THEN
         v_domains := ARRAY(SELECT t.domain FROM turbo.fn_tracked() t UNION SELECT d.domain FROM turbo.tb_domain d);
-    ELSE
-        v_domains := turbo.fn_domains_of(v_changed);
+    ELSIF v_changed <> '{}' THEN
+        IF domains <> '{}' AND v_changed <@ relations THEN
+            FOR i IN 1 .. cardinality(relations) LOOP
+                IF relations[i] = ANY (v_changed) AND domains[i] <> ALL (v_domains) THEN
+                    v_domains := v_domains || domains[i];
+                END IF;
+            END LOOP;
+        ELSE
+            v_domains := turbo.fn_domains_of(v_changed);
+        END IF;
     END IF;
-    IF cardinality(v_domains) = 0 THEN
+    IF v_domains = '{}' THEN
         RETURN '0' || v_definitions;
     END IF;
     v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_domains)]),
@@ -448,19 +468,45 @@ BEGIN
 END
 $function$;
 
--- ' c' where the counters of definitions moved for more than a temporary table, '' where not.
-CREATE FUNCTION turbo.fn_definitions_changed(before text, after text) RETURNS text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+-- These relations, with parts and tracked tables that another session has made since they were listed.
+CREATE FUNCTION turbo.fn_with_new(relations oid[], scope text) RETURNS oid[]
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
 AS $function$
 BEGIN
-    IF split_part(after, '.', 1) = split_part(before, '.', 1) AND split_part(after, '.', 3) = split_part(before, '.', 3)
-       AND EXISTS (SELECT FROM pg_class c WHERE c.relpersistence = 't' AND turbo.fn_is_own(c.xmin))
-       AND NOT EXISTS (SELECT FROM pg_class c
-                        WHERE (c.relpersistence <> 't' OR c.relname LIKE 'tv\_%') AND turbo.fn_is_own(c.xmin)) THEN
-        RETURN '';
+    relations := relations || ARRAY(
+        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = ANY (relations) AND i.inhrelid <> ALL (relations));
+    IF scope <> 'every' THEN
+        RETURN relations;
     END IF;
-    RETURN ' c';
+    RETURN relations || ARRAY(
+        SELECT c.oid FROM pg_class c
+         WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.oid <> ALL (relations)
+           AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
+        UNION ALL
+        SELECT c.oid FROM turbo.tb_domain_table o JOIN pg_class c ON c.relname = o.table_name
+         WHERE c.oid <> ALL (relations) AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't');
 END
+$function$;
+
+-- ' c' where definitions changed, '' where all that was done is to make temporary tables, or to TRUNCATE.
+-- other: counters besides those of pg_class moved.
+CREATE FUNCTION turbo.fn_definitions_changed(other boolean) RETURNS text
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT CASE WHEN count(*) FILTER (WHERE NOT o.temporary AND o.changed) > 0
+                     OR (other AND count(*) FILTER (WHERE o.temporary) = 0)
+                     OR pg_stat_get_xact_tuples_inserted(1255) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255)
+                      + pg_stat_get_xact_tuples_inserted(2620) + pg_stat_get_xact_tuples_updated(2620)
+                      + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(1259)
+                      + pg_stat_get_xact_tuples_updated(1249) + pg_stat_get_xact_tuples_updated(2615) > 0
+                THEN ' c' ELSE '' END
+      FROM (SELECT c.relpersistence = 't' AND c.relname NOT LIKE 'tv\_%' AS temporary,
+                   EXISTS (SELECT FROM pg_attribute a
+                            WHERE a.attrelid = c.oid AND age(a.xmin) <= 0 AND turbo.fn_is_own(a.xmin))
+                   OR EXISTS (SELECT FROM pg_type t
+                               WHERE t.oid = c.reltype AND age(t.xmin) <= 0 AND turbo.fn_is_own(t.xmin)) AS changed
+              FROM pg_class c
+             WHERE age(c.xmin) <= 0 AND turbo.fn_is_own(c.xmin)) o
 $function$;
 
 -- Relations whose pg_class row was written since fn_measure_begin, which looked at these: TRUNCATE, rewrites, a
