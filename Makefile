@@ -14,15 +14,15 @@ run: demo-tools
 ## All tests, real PostgreSQL and PgBouncer included.
 test: tools
 ifeq ($(NEXTEST),yes)
-	PATH="$$PATH:/usr/sbin" $(CARGO) nextest run --locked
+	PATH="$$PATH:/usr/sbin" $(CARGO) nextest run --workspace --locked
 else
-	PATH="$$PATH:/usr/sbin" $(CARGO) test --locked
+	PATH="$$PATH:/usr/sbin" $(CARGO) test --workspace --locked
 endif
 
 ## Format and lints, as errors.
 lint:
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
 ## Put the sources into format.

@@ -50,7 +50,7 @@ pub enum WriteEvent {
 }
 
 /// A relation that statements can write.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relation {
     /// Schema.
     pub schema: String,

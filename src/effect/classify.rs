@@ -345,7 +345,7 @@ impl Classifier<'_> {
             () if s.is_any(0, &["commit", "rollback"]) => s.is_word(1, "prepared"),
             () if s.is_any(0, &["create", "drop"]) && object(&["database", "tablespace", "subscription"]) => true,
             () if s.is_word(0, "alter") && object(&["database", "subscription"]) => true,
-            () if s.is_word(0, "drop") && s.is_word(1, "index") => has("concurrently"),
+            () if s.is_word(0, "drop") && s.is_word(1, "index") => s.is_word(2, "concurrently"),
             () if s.is_word(0, "create") && (1..=3).any(|index| s.are_words(index, &["index", "concurrently"])) => true,
             () if s.is_word(0, "reindex") && has("concurrently") => true,
             () if s.is_word(0, "reindex") => ["schema", "database", "system"].into_iter().any(has),
@@ -358,7 +358,11 @@ impl Classifier<'_> {
 
     /// SELECT, VALUES, TABLE, WITH, INSERT, UPDATE, DELETE, MERGE.
     fn query(&self) -> Kind {
-        let verbs = verbs(self.statement, 0);
+        let mut verbs = verbs(self.statement, 0);
+        if self.statement.is_any(0, &["select", "values", "table"]) {
+            // Columns may bear the names of verbs.
+            verbs.retain(|verb| verb.depth > 0);
+        }
         if verbs.is_empty() && self.selects_into() {
             return Kind::Measure(UnknownReason::Definition);
         }
@@ -490,12 +494,16 @@ impl Classifier<'_> {
 
     fn is_copy_in(&self) -> bool {
         let s = self.statement;
-        s.is_word(0, "copy") && self.copy_direction().is_some_and(|at| s.are_words(at, &["from", "stdin"]))
+        s.is_word(0, "copy")
+            && self.copy_direction().is_some_and(|at| s.is_word(at, "from") && s.is_any(at + 1, &["stdin", "stdout"]))
     }
 
     /// Index of FROM or TO of a COPY.
     fn copy_direction(&self) -> Option<usize> {
-        self.statement.find_top(1, |s, index| s.is_any(index, &["from", "to"]))
+        let keyword = |s: &StatementTokens<'_>, index: usize| {
+            s.is_any(index, &["from", "to"]) && s.kind(index - 1) != Some(TokenKind::Dot)
+        };
+        self.statement.find_top(1, keyword)
     }
 
     fn copy(&self) -> Kind {
@@ -614,7 +622,7 @@ impl Classifier<'_> {
             .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
             .collect();
         if touched.is_empty()
-            || !s.is_any(1, &["table", "materialized", "foreign"])
+            || !(s.is_any(1, &["table", "materialized"]) || s.are_words(1, &["foreign", "table"]))
             || self.context.catalog.event_triggers
         {
             return Kind::Measure(UnknownReason::Definition);

@@ -89,7 +89,8 @@ pub fn plan(
     } else {
         (column.ordinal, end)
     };
-    if !s.are_words(from, &["from", "stdin"]) {
+    // STDOUT is taken for STDIN here, too.
+    if !s.is_word(from, "from") || !s.is_any(from + 1, &["stdin", "stdout"]) {
         return None;
     }
     let mut options = Options { binary, ..Options::default() };

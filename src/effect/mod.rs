@@ -38,6 +38,8 @@ pub fn analyze(context: &AnalysisContext<'_>, text: &[u8]) -> Analysis {
         // The server refuses such a text before it runs any of it.
         return Analysis::refused();
     }
-    let statements = statement::split(text, &tokens);
+    let Some(statements) = statement::split(text, &tokens) else {
+        return Analysis::opaque(text.len(), unknown::UnknownReason::UnknownForm);
+    };
     Analysis::of(statements.iter().map(|statement| classify::classify(context, statement)).collect())
 }

@@ -15,12 +15,15 @@ pub struct StatementTokens<'a> {
 }
 
 /// Splits tokens at the semicolons that end statements, as the server's grammar does: not inside
-/// parentheses (CREATE RULE … DO (…; …)), not inside BEGIN ATOMIC … END.
-pub fn split<'a>(text: &'a [u8], tokens: &'a [Token]) -> Vec<StatementTokens<'a>> {
+/// parentheses (CREATE RULE … DO (…; …)), not inside BEGIN ATOMIC … END. `None` where only a grammar can
+/// tell where such a body ends: `end` and `case` may be labels in it.
+pub fn split<'a>(text: &'a [u8], tokens: &'a [Token]) -> Option<Vec<StatementTokens<'a>>> {
     let mut statements = Vec::new();
     let mut start = 0;
     let mut parens = 0_usize;
     let mut blocks = 0_usize;
+    // Index behind which nothing but semicolons may stand, because of a body.
+    let mut body_end = None;
     let word = |token: &Token, keyword: &str| {
         token.kind == TokenKind::Word && bytes(text, token).eq_ignore_ascii_case(keyword.as_bytes())
     };
@@ -40,7 +43,10 @@ pub fn split<'a>(text: &'a [u8], tokens: &'a [Token]) -> Vec<StatementTokens<'a>
                 blocks = usize::from(create && atomic && word(token, "begin"));
             }
             TokenKind::Word if word(token, "case") => blocks += 1,
-            TokenKind::Word if word(token, "end") => blocks -= 1,
+            TokenKind::Word if word(token, "end") => {
+                blocks -= 1;
+                body_end = Some(index);
+            }
             TokenKind::Semicolon if parens == 0 && blocks == 0 => {
                 push(start, index);
                 start = index + 1;
@@ -49,7 +55,8 @@ pub fn split<'a>(text: &'a [u8], tokens: &'a [Token]) -> Vec<StatementTokens<'a>
         }
     }
     push(start, tokens.len());
-    statements
+    let more = |end: usize| tokens.iter().skip(end + 1).any(|token| token.kind != TokenKind::Semicolon);
+    (blocks == 0 && !body_end.is_some_and(more)).then_some(statements)
 }
 
 fn bytes<'a>(text: &'a [u8], token: &Token) -> &'a [u8] {
@@ -239,9 +246,12 @@ mod tests {
             ("select ';' ; b", "select ';'|b"),
             ("create rule r as on insert to t do (a; b); c", "create rule r as on insert to t do (a; b)|c"),
             (
-                "create or replace function f() returns int begin atomic select case when a then b end; select 2; end; x",
-                "create or replace function f() returns int begin atomic select case when a then b end; select 2; end|x",
+                "create or replace function f() returns int begin atomic select case when a then b end; select 2; end;;",
+                "create or replace function f() returns int begin atomic select case when a then b end; select 2; end",
             ),
+            ("create function f() returns int begin atomic select 1; end; x", "?"),
+            ("create function f() returns int begin atomic select t.end from t; delete from tv_a; end; commit", "?"),
+            ("create function f() returns int begin atomic select 1 as case; end; delete from tv_b; commit", "?"),
             ("begin; a; end; b", "begin|a|end|b"),
             ("select (1; b", "select (1; b"),
             ("do $$ begin a; end $$; b", "do $$ begin a; end $$|b"),
@@ -249,14 +259,20 @@ mod tests {
         for (text, expected) in rows {
             let mut tokens = Vec::new();
             lex(text.as_bytes(), true, &mut tokens).unwrap();
-            let got: Vec<_> = split(text.as_bytes(), &tokens)
-                .iter()
-                .map(|statement| {
-                    let (start, end) = statement.span();
-                    text.get(start..end).unwrap().to_owned()
-                })
-                .collect();
-            assert_eq!(got.join("|"), expected, "{text:?}");
+            let got = split(text.as_bytes(), &tokens).map_or_else(
+                || "?".to_owned(),
+                |statements| {
+                    let texts: Vec<&str> = statements
+                        .iter()
+                        .map(|statement| {
+                            let (start, end) = statement.span();
+                            text.get(start..end).unwrap()
+                        })
+                        .collect();
+                    texts.join("|")
+                },
+            );
+            assert_eq!(got, expected, "{text:?}");
         }
     }
 

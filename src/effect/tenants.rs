@@ -94,16 +94,21 @@ fn of_insert(
     Ok((tenants, "tenant column of the VALUES rows"))
 }
 
-/// Position of the tenant column in a column list between parentheses.
+/// Position of the tenant column in a column list between parentheses: an item that is its name and
+/// nothing else (no field, element, expression, collation).
 pub(super) fn column_position(s: &StatementTokens<'_>, open: usize, end: usize, column: &str) -> Option<usize> {
     let mut position = 0;
-    for index in open + 1..end {
+    let mut depth = 0_usize;
+    for index in open..end {
         match s.kind(index)? {
-            TokenKind::Comma => position += 1,
-            // A field of a composite column or an element of an array is not the column itself.
-            _ if s.is_name(index) && matches!(s.kind(index - 1)?, TokenKind::OpenParen | TokenKind::Comma) => {
-                let named = s.name(index)?;
-                if named == column {
+            TokenKind::OpenParen | TokenKind::OpenBracket => depth += 1,
+            TokenKind::CloseParen | TokenKind::CloseBracket => depth = depth.checked_sub(1)?,
+            TokenKind::Comma if depth == 1 => position += 1,
+            _ if depth == 1 && s.is_name(index) => {
+                let behind = s.qualified_name(index)?.end;
+                let begins = matches!(s.kind(index - 1)?, TokenKind::OpenParen | TokenKind::Comma);
+                let ends = matches!(s.kind(behind)?, TokenKind::CloseParen | TokenKind::Comma);
+                if begins && ends && s.kind(index + 1) != Some(TokenKind::Dot) && s.name(index)? == column {
                     return Some(position);
                 }
             }
@@ -195,7 +200,8 @@ fn constant(
         && s.behind_parens(start + 1) == Some(end)
     {
         let separator = s.find_top(start + 2, |s, index| s.is_word(index, "as")).ok_or(UNKNOWN)?;
-        return with_cast(s, separator + 1, end - 1, constant(s, start + 2, separator, column)?).ok_or(UNKNOWN);
+        let inner = constant(s, start + 2, separator, column)?;
+        return with_cast(s, separator + 1, end - 1, inner, separator == start + 3).ok_or(UNKNOWN);
     }
     // uuid '…'
     let typed = usize::from(is_uuid_or_text(s, start) && end == start + 2);
@@ -217,7 +223,7 @@ fn constant(
             return Err(UNKNOWN);
         }
         let next = (at + 1..end).find(|&index| s.kind(index) == Some(TokenKind::TypeCast)).unwrap_or(end);
-        tenant = with_cast(s, at + 1, next, tenant).ok_or(UNKNOWN)?;
+        tenant = with_cast(s, at + 1, next, tenant, at == behind).ok_or(UNKNOWN)?;
         at = next;
     }
     Ok(tenant)
@@ -228,14 +234,22 @@ fn is_uuid_or_text(s: &StatementTokens<'_>, index: usize) -> bool {
 }
 
 /// A value under a cast to uuid or text; the innermost cast says how a parameter is sent.
-fn with_cast(s: &StatementTokens<'_>, start: usize, end: usize, tenant: Option<Tenant>) -> Option<Option<Tenant>> {
+fn with_cast(
+    s: &StatementTokens<'_>,
+    start: usize,
+    end: usize,
+    tenant: Option<Tenant>,
+    innermost: bool,
+) -> Option<Option<Tenant>> {
     let start =
         if s.is_word(start, "pg_catalog") && s.kind(start + 1) == Some(TokenKind::Dot) { start + 2 } else { start };
     if end != start + 1 || !is_uuid_or_text(s, start) {
         return None;
     }
     Some(match tenant {
-        Some(Tenant::Parameter { number, .. }) => Some(Tenant::Parameter { number, as_uuid: s.is_word(start, "uuid") }),
+        Some(Tenant::Parameter { number, .. }) if innermost => {
+            Some(Tenant::Parameter { number, as_uuid: s.is_word(start, "uuid") })
+        }
         other => other,
     })
 }
@@ -319,6 +333,10 @@ fn of_where(
     const UNPARSED: &str = "the statement is not one that sqlparser reads";
     if !context.standard_conforming_strings && s.text.contains(&b'\\') {
         return Err("sqlparser does not know backslashes in strings");
+    }
+    // sqlparser takes `==`, which an application may define as anything, for `=`.
+    if (0..s.tokens.len()).any(|index| s.kind(index) == Some(TokenKind::Operator) && s.bytes(index) == b"==") {
+        return Err("an operator that PostgreSQL does not have");
     }
     if s.tokens.len() > limits::PARSED_TOKENS_MAX {
         return Err("the statement is too long to look for tenants in WHERE");
