@@ -98,6 +98,11 @@ pub struct ServeArgs {
     /// Refuse clients of a database without the turbo schema, instead of relaying without versions.
     #[arg(long, env = "TURNSTILE_REQUIRE_SCHEMA")]
     pub require_schema: bool,
+    /// Measure the statements that text and catalog are sure of too, and look for writes that went around
+    /// Turnstile; disagreements are logged, counted, and kept in turbo.tb_audit. Costs a measurement for
+    /// each statement.
+    #[arg(long, env = "TURNSTILE_AUDIT")]
+    pub audit: bool,
     /// Address of /metrics, /live and /ready; "off" for none [default: 127.0.0.1:9432].
     #[arg(long, env = "TURNSTILE_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: Option<String>,

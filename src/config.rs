@@ -44,6 +44,23 @@ pub struct Config {
     pub catalog_refresh: Duration,
     /// Pause between two folds.
     pub fold_interval: Duration,
+    /// What is done about writes around Turnstile.
+    pub audit_around: AuditAround,
+    /// Pause between two looks for them.
+    pub audit_interval: Duration,
+}
+
+/// What is done about writes that went around Turnstile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditAround {
+    /// Nobody looks.
+    #[default]
+    Off,
+    /// Log, metric, `turbo.tb_audit`.
+    Report,
+    /// The same, and the domain is bumped.
+    Bump,
 }
 
 /// Where the server listens.
@@ -115,6 +132,8 @@ pub struct ConfigFile {
     #[serde(default)]
     catalog: CatalogSection,
     #[serde(default)]
+    audit: AuditSection,
+    #[serde(default)]
     domains: BTreeMap<String, String>,
     #[serde(default)]
     cascades: BTreeMap<String, Vec<String>>,
@@ -149,6 +168,14 @@ struct TenantSection {
     column: Option<String>,
     settings: Option<Vec<String>>,
     trust_setting: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditSection {
+    statements: Option<bool>,
+    around: Option<AuditAround>,
+    interval_ms: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -207,6 +234,7 @@ impl Config {
             tenant_column: non_empty("tenant.column", file.tenant.column.clone().unwrap_or(defaults.tenant_column))?,
             tenant_settings: checked_settings(file.tenant.settings.clone().unwrap_or(defaults.tenant_settings))?,
             trust_tenant_setting: file.tenant.trust_setting.unwrap_or(defaults.trust_tenant_setting),
+            audit: args.audit || file.audit.statements.unwrap_or(false),
         };
         Ok(Self {
             listen: address("listen", args.listen.as_ref().or(file.listen.as_ref()), LISTEN)?,
@@ -236,6 +264,8 @@ impl Config {
             )?,
             catalog_refresh: millis("catalog.refresh_ms", file.catalog.refresh_ms, 1_000, 10..=3_600_000)?,
             fold_interval: millis("control.fold_interval_ms", file.control.fold_interval_ms, 250, 10..=3_600_000)?,
+            audit_around: file.audit.around.unwrap_or(if args.audit { AuditAround::Report } else { AuditAround::Off }),
+            audit_interval: millis("audit.interval_ms", file.audit.interval_ms, 10_000, 100..=3_600_000)?,
         })
     }
 }

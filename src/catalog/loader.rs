@@ -230,6 +230,13 @@ impl Databases {
             database.closed.clone(),
         );
         self.tasks.spawn(fold);
+        let audit = versions::audit::run(
+            Arc::clone(&database),
+            Arc::clone(&self.config),
+            Arc::clone(&self.metrics),
+            database.closed.clone(),
+        );
+        self.tasks.spawn(audit);
         Ok(database)
     }
 }

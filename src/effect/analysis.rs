@@ -18,6 +18,8 @@ pub struct EffectSettings {
     /// A statement cannot reach rows of another tenant than the session setting's (row-level
     /// security sees to it): bumps whose tenant the text does not say go to that tenant only.
     pub trust_tenant_setting: bool,
+    /// Statements that text and catalog are sure of are measured too, and disagreements reported.
+    pub audit: bool,
 }
 
 impl Default for EffectSettings {
@@ -26,6 +28,7 @@ impl Default for EffectSettings {
             tenant_column: "tenant_id".into(),
             tenant_settings: ["app.tenant_id", "app.current_tenant_id", "app.current_tenant"].map(Into::into).into(),
             trust_tenant_setting: false,
+            audit: false,
         }
     }
 }
@@ -106,6 +109,8 @@ pub struct Statement {
     pub kind: Kind,
     /// The tracked relations that it may write; `None`: any.
     pub scope: Option<Arc<Scope>>,
+    /// Its fingerprint, when it is to be audited.
+    pub audit: Option<Arc<str>>,
     /// It enters copy-in mode (COPY … FROM STDIN).
     pub copy_in: bool,
     /// It may read versions: bumps of this transaction must be there before it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::analysis::{AnalysisContext, Control, Forgets, Kind, RowCount, Statement, Tenants, Touched, Write};
 use super::copy;
+use super::fingerprint;
 use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
@@ -188,6 +189,7 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
         timeless: classifier.is_timeless()
             || (statement.is_any(0, &["drop", "declare"]) && matches!(kind, Kind::Write(_))),
         scope: classifier.scope(&kind),
+        audit: classifier.audit(&kind),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
         reads_versions: classifier.reads_versions() || classifier.may_end_writing(),
@@ -280,6 +282,13 @@ impl Classifier<'_> {
             }
         }
         Some(Arc::new(catalog.scope(&reached)))
+    }
+
+    /// Whether, and by which name, the server is to be asked if this analysis is right.
+    fn audit(&self, kind: &Kind) -> Option<Arc<str>> {
+        let s = self.statement;
+        let sure = matches!(kind, Kind::Harmless | Kind::Write(_)) && s.is_any(0, SCOPED_FORMS) && !self.is_copy_in();
+        (sure && self.context.settings.audit).then(|| fingerprint::fingerprint(s).into())
     }
 
     /// Whether it may make a relation, or run a statement that is not in its text.

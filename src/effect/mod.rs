@@ -10,6 +10,7 @@ pub mod cache;
 pub mod classify;
 pub mod copy;
 pub mod explain;
+pub mod fingerprint;
 pub mod lexer;
 pub mod statement;
 pub mod tenants;

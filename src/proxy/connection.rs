@@ -440,6 +440,9 @@ impl Pump {
                 (Event::LateBumpFailed, Some(database)) => {
                     tracing::error!(database = %database.name, "a bump in a transaction of its own failed: caches may be stale");
                 }
+                (Event::AuditDisagreement, Some(database)) => {
+                    tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
+                }
                 (Event::LateBump, Some(database)) => {
                     tracing::warn!(database = %database.name, "writes were committed before their bump");
                 }

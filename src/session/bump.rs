@@ -21,6 +21,7 @@ const INT8_ARRAY: u32 = 1016;
 const OID_ARRAY: u32 = 1028;
 const TEXT: u32 = 25;
 const INT8: u32 = 20;
+const BOOL: u32 = 16;
 
 /// A tenant to bump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,6 +121,29 @@ impl Measured {
     }
 }
 
+/// What an audit expects.
+#[derive(Debug)]
+pub struct Audit<'a> {
+    /// Tracked relations, as an array of OIDs in PostgreSQL's syntax.
+    pub relations: &'a str,
+    /// Domains that the analysis said, as a text array.
+    pub expected: String,
+    /// They must have moved.
+    pub sure: bool,
+    /// Of the statement.
+    pub fingerprint: &'a str,
+}
+
+impl<'a> Audit<'a> {
+    /// Of a statement with this effect.
+    #[must_use]
+    pub fn new(relations: &'a str, effect: &[(String, BumpTenant)], sure: bool, fingerprint: &'a str) -> Self {
+        let mut domains: Vec<&str> = effect.iter().map(|(domain, _)| domain.as_str()).collect();
+        domains.dedup();
+        Self { relations, expected: text_array(domains.into_iter()), sure, fingerprint }
+    }
+}
+
 /// Text of the `summary` column of the log.
 const SUMMARY: &str = "turnstile";
 
@@ -157,6 +181,29 @@ impl Injector {
                 Some(&measured.deferred),
                 Some(SUMMARY),
             ],
+        )
+    }
+
+    /// Messages that compare what moved with what was expected.
+    #[must_use]
+    pub fn audit_end(&self, audit: &Audit<'_>) -> Vec<u8> {
+        self.group(
+            "SELECT turbo.fn_audit_end($1, $2, $3, $4)",
+            &[OID_ARRAY, TEXT_ARRAY, BOOL, TEXT],
+            &[audit.relations, &audit.expected, if audit.sure { "true" } else { "false" }, audit.fingerprint],
+        )
+    }
+
+    /// The same as SQL.
+    #[must_use]
+    pub fn audit_end_sql(&self, audit: &Audit<'_>) -> String {
+        let Audit { relations, expected, sure, fingerprint } = audit;
+        format!(
+            "SELECT turbo.fn_audit_end({}, {}, {sure}, {}) AS \"{}\"",
+            literal(relations),
+            literal(expected),
+            literal(fingerprint),
+            self.name
         )
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::bump::Audit;
 use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
@@ -89,8 +90,8 @@ impl Session {
         let act = self.act_now(act, &portal);
         let unanswered = self.outstanding.iter().any(Request::ends_unit);
         // In a block that has failed meanwhile our part would be refused in the client's place.
-        let unsure =
-            unanswered && self.context() == Context::Uncertain && matches!(act, Act::Measure(_) | Act::Fetch(_));
+        let measures = matches!(act, Act::Measure(_) | Act::Fetch(_)) || portal.audit.is_some();
+        let unsure = unanswered && self.context() == Context::Uncertain && measures;
         if (matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0) || (portal.copy_in && unanswered) || unsure {
             return ClientStep::Hold;
         }
@@ -113,6 +114,7 @@ impl Session {
             self.unit.ddl = true;
             self.note_ddl(out);
         }
+        let audited = self.audit(&act, &portal, out);
         let write = self.execute(act, portal.scope.as_ref(), out);
         if portal.copy_in {
             self.copies_in_flight += 1;
@@ -122,9 +124,30 @@ impl Session {
         }
         self.outstanding.push(Request::Execute { write, first_of, ends_block, copy_in: portal.copy_in });
         if !out.behind.is_empty() {
-            self.push_injected(Purpose::MeasureEnd);
+            self.push_injected(if audited { Purpose::Audit } else { Purpose::MeasureEnd });
         }
         ClientStep::Relay
+    }
+
+    /// Measures an Execute whose effect is known, to see whether that is right.
+    fn audit(&mut self, act: &Act, portal: &Portal, out: &mut Output) -> bool {
+        let Some(fingerprint) = portal.audit.as_ref().filter(|_| self.is_active() && self.is_fresh()) else {
+            return false;
+        };
+        let (effect, sure) = match act {
+            Act::Harmless => ([].into(), false),
+            Act::Write { effect, sure, .. } => (Arc::clone(effect), *sure),
+            _ => return false,
+        };
+        if self.context() == Context::Failed {
+            return false;
+        }
+        let measured = self.measured(None);
+        let relations = measured.relations().unwrap_or_default();
+        out.to_server.append(&mut self.injector.measure_begin(&measured));
+        out.behind.append(&mut self.injector.audit_end(&Audit::new(relations, &effect, sure, fingerprint)));
+        self.push_injected(Purpose::MeasureBegin);
+        true
     }
 
     /// What an Execute does, here and now.

@@ -69,6 +69,8 @@ pub enum Purpose {
     MeasureEnd,
     /// Every domain.
     BumpAll,
+    /// End of a measurement of what was known.
+    Audit,
 }
 
 /// What a Sync waits for.

@@ -73,6 +73,7 @@ impl Prepared {
         Portal {
             act: Act::of(&statement.kind, |tenant| resolve(tenant, bind, parameter_type)),
             scope: statement.scope.clone(),
+            audit: statement.audit.clone(),
             copy_in: statement.copy_in,
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
@@ -95,6 +96,8 @@ pub struct Portal {
     pub act: Act,
     /// Relations that it may write, if it is measured and they are known.
     pub scope: Option<Arc<Scope>>,
+    /// Its fingerprint, when it is to be audited.
+    pub audit: Option<Arc<str>>,
     /// It enters copy-in mode.
     pub copy_in: bool,
     /// It may read versions.

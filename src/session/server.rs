@@ -514,6 +514,9 @@ fn forward_with_position(
 /// Our functions return one number: log rows, negative where every domain was bumped blindly.
 fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
     let Some(text) = row.get(6..).and_then(|text| std::str::from_utf8(text).ok()) else { return };
+    if text.starts_with('d') {
+        return events.push(Event::AuditDisagreement);
+    }
     let Ok(rows) = text.trim_end_matches(" c").parse::<i64>() else { return };
     let count = rows.unsigned_abs();
     match purpose {
@@ -521,6 +524,6 @@ fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
         _ if rows < 0 => events.push(Event::BlindBumps(count)),
         Purpose::BumpAll => events.push(Event::BlindBumps(count)),
         Purpose::MeasureEnd => events.push(Event::MeasuredBumps(count)),
-        Purpose::Bump | Purpose::MeasureBegin => events.push(Event::Bumped(count)),
+        Purpose::Bump | Purpose::MeasureBegin | Purpose::Audit => events.push(Event::Bumped(count)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bump::{Condition, Looks, Measured};
+use super::bump::{Audit, BumpTenant, Condition, Looks, Measured};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
@@ -38,7 +38,8 @@ impl Session {
         if analysis.opaque {
             return self.on_opaque_query(out);
         }
-        if self.pending.is_empty() && self.is_fresh() && analysis.is_harmless() {
+        let audits = analysis.statements.iter().any(|statement| statement.audit.is_some());
+        if self.pending.is_empty() && self.is_fresh() && analysis.is_harmless() && !audits {
             out.events.push(Event::Statement(StatementClass::Harmless));
             return self.relay_query(QueryRequest::default());
         }
@@ -145,7 +146,7 @@ impl Session {
         if let Some(step) = self.send_copy(text, analysis, &mut query, out) {
             return step;
         }
-        if let Some(statement) = analysis.single() {
+        if let Some(statement) = analysis.single().filter(|statement| !self.is_audited(statement, context)) {
             match (self.act(statement), context) {
                 (Act::Harmless, Context::Block | Context::Failed) if !self.needs_bumps_before(statement) => {
                     out.events.push(Event::Statement(StatementClass::Harmless));
@@ -176,6 +177,11 @@ impl Session {
             }
         }
         self.send_rewritten(text, analysis, query, out)
+    }
+
+    /// Whether the server is asked if the analysis of this statement is right.
+    fn is_audited(&self, statement: &Statement, context: Context) -> bool {
+        statement.audit.is_some() && self.is_fresh() && context != Context::Failed
     }
 
     /// Puts our statements into the text; relays it as it is when there are none to put.
@@ -257,6 +263,11 @@ impl Session {
             Act::Harmless | Act::Alone => {
                 out.events.push(Event::Statement(StatementClass::Harmless));
                 position.fresh = false;
+                if self.is_audited(statement, position.context) {
+                    let measured = self.measured(None);
+                    rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+                    self.rewrite_audit(statement, &[], false, rewriter);
+                }
             }
             Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
             Act::Control(control) => {
@@ -265,18 +276,28 @@ impl Session {
             }
             Act::Write { effect, sure, leaves_no_trace_without_rows, .. } => {
                 out.events.push(Event::Statement(StatementClass::Write));
+                let audited = self.is_audited(statement, position.context);
+                let measured = self.measured(statement.scope.as_ref().filter(|_| !audited));
+                if audited {
+                    rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+                }
+                let known = Arc::clone(&effect);
                 let bumps = [(effect, 1)];
-                let measured = self.measured(statement.scope.as_ref());
                 let condition = if sure {
                     Condition::Always
                 } else if position.fresh && leaves_no_trace_without_rows {
                     Condition::IfWritten
                 } else {
-                    rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+                    if !audited {
+                        rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+                    }
                     Condition::IfMoved
                 };
                 let relations = measured.relations().unwrap_or_default();
                 rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations));
+                if audited {
+                    self.rewrite_audit(statement, &known, sure, rewriter);
+                }
                 position.fresh = false;
             }
             Act::Measure(reason) | Act::MayCommit(reason) => {
@@ -291,6 +312,19 @@ impl Session {
         if !alone {
             position.fresh &= position.context == Context::Implicit;
         }
+    }
+
+    fn rewrite_audit(
+        &self,
+        statement: &Statement,
+        effect: &[(String, BumpTenant)],
+        sure: bool,
+        rewriter: &mut Rewriter<'_>,
+    ) {
+        let fingerprint = statement.audit.as_deref().unwrap_or_default();
+        let relations = &self.view.analyzer.catalog.tracked;
+        let audit = Audit::new(relations, effect, sure, fingerprint);
+        rewriter.behind(statement.span.1, &self.injector.audit_end_sql(&audit));
     }
 
     /// Behind a statement that may have changed definitions only the server knows what there is to look at.

@@ -26,6 +26,7 @@ pub const METRICS: &[(&str, &str)] = &[
     ("turnstile_outcome_waits_total", "Bumps that waited for command tags (one more round trip)."),
     ("turnstile_sent_again_total", "Texts that were sent again as the client wrote them."),
     ("turnstile_late_bumps_total", "Bumps that followed in a transaction of their own, unforeseen."),
+    ("turnstile_audit_disagreements_total", "Disagreements that audits found, by kind: statement, around."),
     ("turnstile_injection_failures_total", "Bumps that failed: with the transaction, or late."),
     ("turnstile_folded_rows_total", "Log rows that the fold worker moved to the base."),
     ("turnstile_schema_installed", "1 where the turbo schema is installed, by database; 0: relayed without versions."),
@@ -56,6 +57,8 @@ pub struct Metrics {
     waits: Counter,
     sent_again: Counter,
     late_bumps: Counter,
+    audit_statement: Counter,
+    audit_around: Counter,
     injection_failures: Counter,
     folded: Counter,
     latency: Vec<Mutex<Histogram<u64>>>,
@@ -122,6 +125,8 @@ impl Metrics {
             waits: plain("turnstile_outcome_waits_total"),
             sent_again: plain("turnstile_sent_again_total"),
             late_bumps: plain("turnstile_late_bumps_total"),
+            audit_statement: counter("turnstile_audit_disagreements_total", vec![Label::new("kind", "statement")]),
+            audit_around: counter("turnstile_audit_disagreements_total", vec![Label::new("kind", "around")]),
             injection_failures: plain("turnstile_injection_failures_total"),
             folded: plain("turnstile_folded_rows_total"),
             latency: (0..LATENCY_SHARDS).map(|_| latency()).collect(),
@@ -153,6 +158,11 @@ impl Metrics {
         self.violations.increment(1);
     }
 
+    /// Rows of a domain changed without a bump.
+    pub fn audit_around(&self) {
+        self.audit_around.increment(1);
+    }
+
     /// The fold worker moved rows.
     pub fn folded(&self, rows: u64) {
         self.folded.increment(rows);
@@ -181,6 +191,7 @@ impl Metrics {
             Event::SentAgain => self.sent_again.increment(1),
             Event::LateBump => self.late_bumps.increment(1),
             Event::InjectionFailed | Event::LateBumpFailed => self.injection_failures.increment(1),
+            Event::AuditDisagreement => self.audit_statement.increment(1),
             Event::CatalogChanged => {}
         }
     }

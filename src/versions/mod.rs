@@ -1,5 +1,6 @@
 //! The `turbo` schema: versioned migrations, what is declared in it, the fold worker.
 
+pub mod audit;
 pub mod fold;
 
 use std::fmt;

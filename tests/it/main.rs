@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod audit;
 mod bad_input;
 mod cancel;
 mod cli;

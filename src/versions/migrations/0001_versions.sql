@@ -417,54 +417,65 @@ CREATE FUNCTION turbo.fn_moved(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    v_unknown boolean := after IS NULL;
-    v_moved text;
-    v_changed oid[] := '{}';
-    v_domains text[] := '{}';
-    v_at int;
-    v_definitions text := '';
+    v_moved record;
+    v_pairs int;
     v_rows int;
 BEGIN
-    IF NOT v_unknown THEN
+    v_moved := turbo.fn_moved_domains(before, after, relations, domains);
+    v_pairs := cardinality(v_moved.moved);
+    IF v_pairs = 0 THEN
+        RETURN '0' || v_moved.definitions;
+    END IF;
+    v_rows := turbo.fn_bump(array_fill(0, ARRAY[v_pairs]), array_fill(1::bigint, ARRAY[v_pairs]),
+                            array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END, ARRAY[v_pairs]),
+                            v_moved.moved, settings, 'always', summary);
+    RETURN CASE WHEN v_moved.unknown THEN -v_rows ELSE v_rows END || v_moved.definitions;
+END
+$function$;
+
+-- Domains that moved between two states of the counters; unknown: all there are, because they cannot tell.
+CREATE FUNCTION turbo.fn_moved_domains(
+    before text, after text, relations oid[], domains text[],
+    OUT moved text[], OUT unknown boolean, OUT definitions text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_counter text;
+    v_changed oid[] := '{}';
+    v_at int;
+BEGIN
+    moved := '{}';
+    unknown := after IS NULL;
+    definitions := '';
+    IF NOT unknown THEN
         -- What is said now and was not said before; and counters that began anew at 0, which are said no more.
-        FOREACH v_moved IN ARRAY string_to_array(split_part(after, '/', 3), ',')
+        FOREACH v_counter IN ARRAY string_to_array(split_part(after, '/', 3), ',')
                 || CASE WHEN strpos(before, ':') = 0 THEN '{}' ELSE string_to_array(split_part(before, '/', 3), ',') END LOOP
-            v_at := strpos(v_moved, ':');
-            IF v_at > 0 AND (strpos(before, ',' || v_moved || ',') = 0
-                             OR strpos(after, ',' || left(v_moved, v_at)) = 0) THEN
-                v_changed := v_changed || left(v_moved, v_at - 1)::oid;
+            v_at := strpos(v_counter, ':');
+            IF v_at > 0 AND (strpos(before, ',' || v_counter || ',') = 0
+                             OR strpos(after, ',' || left(v_counter, v_at)) = 0) THEN
+                v_changed := v_changed || left(v_counter, v_at - 1)::oid;
             END IF;
         END LOOP;
         IF split_part(after, '/', 1) <> split_part(before, '/', 1) OR split_part(after, '/', 2) <> split_part(before, '/', 2) THEN
             v_changed := v_changed || turbo.fn_rewritten(before, relations);
-            v_unknown := EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
+            unknown := EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
                 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE 'tv\_%'
                               AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.relation = c.oid));
-            v_definitions := turbo.fn_definitions_changed(split_part(after, '/', 2) <> split_part(before, '/', 2));
+            definitions := turbo.fn_definitions_changed(split_part(after, '/', 2) <> split_part(before, '/', 2));
         END IF;
     END IF;
-    IF v_unknown THEN
-        v_domains := ARRAY(SELECT t.domain FROM turbo.fn_tracked() t UNION SELECT d.domain FROM turbo.tb_domain d);
-    ELSIF v_changed <> '{}' THEN
-        IF domains <> '{}' AND v_changed <@ relations THEN
-            FOR i IN 1 .. cardinality(relations) LOOP
-                IF relations[i] = ANY (v_changed) AND domains[i] <> ALL (v_domains) THEN
-                    v_domains := v_domains || domains[i];
-                END IF;
-            END LOOP;
-        ELSE
-            v_domains := turbo.fn_domains_of(v_changed);
-        END IF;
+    IF unknown THEN
+        moved := ARRAY(SELECT t.domain FROM turbo.fn_tracked() t UNION SELECT d.domain FROM turbo.tb_domain d);
+    ELSIF v_changed <> '{}' AND domains <> '{}' AND v_changed <@ relations THEN
+        FOR i IN 1 .. cardinality(relations) LOOP
+            IF relations[i] = ANY (v_changed) AND domains[i] <> ALL (moved) THEN
+                moved := moved || domains[i];
+            END IF;
+        END LOOP;
+    ELSE
+        moved := turbo.fn_domains_of(v_changed);
     END IF;
-    IF v_domains = '{}' THEN
-        RETURN '0' || v_definitions;
-    END IF;
-    v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_domains)]),
-                            array_fill(1::bigint, ARRAY[cardinality(v_domains)]),
-                            array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END,
-                                       ARRAY[cardinality(v_domains)]),
-                            v_domains, settings, 'always', summary);
-    RETURN CASE WHEN v_unknown THEN -v_rows ELSE v_rows END || v_definitions;
 END
 $function$;
 
@@ -542,6 +553,111 @@ BEGIN
 END
 $function$;
 
+-- What audits found. Nobody waits here: no key, no sequence.
+CREATE TABLE turbo.tb_audit (
+    found_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    kind          text NOT NULL,
+    fingerprint   text,
+    expected      text[] NOT NULL,
+    measured      text[] NOT NULL,
+    tuples        bigint
+);
+COMMENT ON TABLE turbo.tb_audit IS
+    'Disagreements: kind statement: a statement moved other domains than its text and the catalog said; kind around: rows of a domain changed without a bump. The fold worker keeps the newest.';
+
+-- After a statement that text and catalog were sure of, measured since fn_measure_begin: notes where the
+-- server disagrees, and bumps what the analysis missed. sure: the expected domains must have moved.
+-- Returns d and 1 where it disagrees, else 0.
+CREATE FUNCTION turbo.fn_audit_end(relations oid[], expected text[], sure boolean, fingerprint text) RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_before text := coalesce(current_setting('turnstile.measured', true), '');
+    v_after text;
+    v_moved record;
+    v_measured text[] := '{}';
+    v_missed text[];
+    v_rows int;
+BEGIN
+    IF v_before = '' OR NOT current_setting('track_counts')::boolean OR current_setting('transaction_read_only')::boolean THEN
+        RETURN '0';
+    END IF;
+    IF pg_current_xact_id_if_assigned() IS NOT NULL THEN
+        v_after := turbo.fn_counters(turbo.fn_with_new(relations, 'every'));
+        IF v_after <> v_before THEN
+            v_moved := turbo.fn_moved_domains(v_before, v_after, relations, '{}');
+            v_measured := v_moved.moved;
+        END IF;
+    END IF;
+    v_missed := ARRAY(SELECT m FROM unnest(v_measured) m EXCEPT SELECT e FROM unnest(expected) e);
+    IF v_missed = '{}' AND NOT (sure AND NOT expected <@ v_measured) THEN
+        RETURN '0';
+    END IF;
+    INSERT INTO turbo.tb_audit (kind, fingerprint, expected, measured)
+    VALUES ('statement', fn_audit_end.fingerprint, fn_audit_end.expected, v_measured);
+    IF v_missed <> '{}' THEN
+        v_rows := turbo.fn_bump(array_fill(0, ARRAY[cardinality(v_missed)]), array_fill(1::bigint, ARRAY[cardinality(v_missed)]),
+                                array_fill(''::text, ARRAY[cardinality(v_missed)]), v_missed, '{}', 'always', 'turnstile audit');
+    END IF;
+    RETURN 'd1';
+END
+$function$;
+
+-- What fn_audit_around saw last: rows changed (of all time, as the server counts), bumps, and bumps one look
+-- before.
+CREATE TABLE turbo.tb_audit_state (
+    domain        text PRIMARY KEY,
+    tuples        bigint NOT NULL,
+    bumps         bigint NOT NULL,
+    bumps_before  bigint NOT NULL
+);
+
+-- Domains whose rows changed since the last look without a bump since the look before: the server's counters
+-- come up to ten seconds late, bumps at once. Rows of transactions that were rolled back count too. bump: bump
+-- them. One at a time; the others see nothing.
+CREATE FUNCTION turbo.fn_audit_around(bump boolean, OUT domain text, OUT tuples bigint) RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_found record;
+    v_rows int;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(5282, hashtext('turbo.fn_audit_around')) THEN
+        RETURN;
+    END IF;
+    FOR v_found IN
+        WITH counted AS (
+            SELECT t.domain, sum(pg_stat_get_tuples_inserted(t.relation) + pg_stat_get_tuples_updated(t.relation)
+                                 + pg_stat_get_tuples_deleted(t.relation))::bigint AS tuples
+              FROM turbo.fn_tracked() t GROUP BY t.domain
+        ), bumped AS (
+            SELECT x.domain, sum(x.bumps)::bigint AS bumps
+              FROM (SELECT b.domain, b.version AS bumps FROM turbo.tb_domain_base b
+                    UNION ALL SELECT l.domain, l.bumps FROM turbo.tb_bump l) x GROUP BY x.domain
+        ), now AS (
+            SELECT c.domain, c.tuples, coalesce(b.bumps, 0) AS bumps FROM counted c LEFT JOIN bumped b USING (domain)
+        ), kept AS (
+            INSERT INTO turbo.tb_audit_state (domain, tuples, bumps, bumps_before)
+            SELECT n.domain, n.tuples, n.bumps, n.bumps FROM now n
+            ON CONFLICT ON CONSTRAINT tb_audit_state_pkey DO UPDATE
+               SET tuples = excluded.tuples, bumps = excluded.bumps, bumps_before = tb_audit_state.bumps
+        )
+        SELECT n.domain, n.tuples - s.tuples AS tuples
+          FROM now n JOIN turbo.tb_audit_state s ON s.domain = n.domain
+         WHERE n.tuples > s.tuples AND n.bumps = s.bumps_before
+    LOOP
+        INSERT INTO turbo.tb_audit (kind, expected, measured, tuples)
+        VALUES ('around', '{}', ARRAY[v_found.domain], v_found.tuples);
+        IF bump THEN
+            v_rows := turbo.fn_bump('{0}', '{1}', '{""}', ARRAY[v_found.domain], '{}', 'always', 'written around turnstile');
+        END IF;
+        domain := v_found.domain;
+        tuples := v_found.tuples;
+        RETURN NEXT;
+    END LOOP;
+END
+$function$;
+
 -- Bumps every domain for all tenants: for the few statements around which nothing can be measured.
 CREATE FUNCTION turbo.fn_bump_all(statements bigint, summary text) RETURNS int
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -555,7 +671,7 @@ $function$;
 
 -- Folds the visible log into the base; one folder at a time. Returns the number of log rows folded,
 -- -1 when another folder is at work.
-CREATE FUNCTION turbo.fn_fold(max_rows int) RETURNS int
+CREATE FUNCTION turbo.fn_fold(max_rows int, audit_rows int DEFAULT 10000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -573,6 +689,10 @@ BEGIN
         ON CONFLICT DO NOTHING
     )
     INSERT INTO turbo.tb_domain (domain) SELECT DISTINCT k.domain FROM new_keys k ON CONFLICT DO NOTHING;
+
+    -- The newest findings of audits are kept.
+    DELETE FROM turbo.tb_audit a
+     WHERE a.found_at < (SELECT k.found_at FROM turbo.tb_audit k ORDER BY k.found_at DESC OFFSET audit_rows - 1 LIMIT 1);
 
     -- One statement, one snapshot: what is deleted is what is added.
     WITH gone AS (
@@ -611,11 +731,11 @@ END
 $function$;
 
 -- Application roles need no grants on the tables.
-REVOKE ALL ON FUNCTION turbo.fn_fold(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION turbo.fn_fold(int, int), turbo.fn_audit_around(boolean) FROM PUBLIC;
 GRANT USAGE ON SCHEMA turbo TO PUBLIC;
 GRANT SELECT ON turbo.tb_domain_version, turbo.tb_domain_cascade, turbo.tb_domain, turbo.tb_tenant TO PUBLIC;
 
 -- Small tables without statistics count as thousands of rows: enough to call the just-in-time compiler
 -- for a look at all versions.
 ANALYZE turbo.tb_domain, turbo.tb_tenant, turbo.tb_key_new, turbo.tb_domain_base, turbo.tb_fold_state,
-        turbo.tb_domain_cascade, turbo.tb_domain_table;
+        turbo.tb_domain_cascade, turbo.tb_domain_table, turbo.tb_audit, turbo.tb_audit_state;
