@@ -88,6 +88,41 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts a hot standby of this cluster, of its own port and temporary folder.
+    ///
+    /// # Errors
+    /// [`ClusterError`].
+    pub fn standby(&self) -> Result<Self, ClusterError> {
+        let root = temporary_dir();
+        let mut standby = Self {
+            data_dir: root.join("data"),
+            bin_dir: self.bin_dir.clone(),
+            root,
+            temporary: true,
+            account: self.account,
+            port: free_port()?,
+        };
+        let doing = |what: &str| {
+            let what = format!("{what} {}", standby.root.display());
+            move |error| ClusterError::Io { what, error }
+        };
+        std::fs::create_dir_all(&standby.root).map_err(doing("create"))?;
+        if let Some(account) = self.account {
+            std::os::unix::fs::chown(&standby.root, Some(account.uid), Some(account.gid))
+                .map_err(doing("give away"))?;
+        }
+        let primary = self.url("postgres");
+        let arguments = ["-R", "-X", "stream", "--no-sync", "--checkpoint=fast", "-d", &primary, "-D"].map(OsStr::new);
+        standby.run("pg_basebackup", &[&arguments[..], &[standby.data_dir.as_os_str()]].concat())?;
+        // Its limits must not be below the primary's.
+        let settings = std::fs::read_to_string(standby.data_dir.join("turnstile.conf")).map_err(doing("read"))?;
+        let own = |line: &&str| !["port", "listen_addresses", "unix_socket"].iter().any(|key| line.starts_with(key));
+        let settings = settings.lines().filter(own).map(str::to_owned).collect();
+        standby.prepare(&ClusterOptions { settings, ..ClusterOptions::default() })?;
+        standby.launch()?;
+        Ok(standby)
+    }
+
     /// Port on 127.0.0.1.
     #[must_use]
     pub const fn port(&self) -> u16 {

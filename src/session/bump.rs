@@ -88,6 +88,29 @@ pub struct Measured {
     pub looks: Looks,
     /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
     pub deferred: Arc<str>,
+    /// Which part of the statement runs.
+    pub portion: Portion,
+}
+
+/// How much of its statement one Execute runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Portion {
+    /// All of it.
+    Whole,
+    /// The first rows.
+    First,
+    /// More rows of the same portal.
+    Next,
+}
+
+impl Portion {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::First => "first",
+            Self::Next => "next",
+        }
+    }
 }
 
 impl Measured {
@@ -171,8 +194,8 @@ impl Injector {
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6)",
-            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT],
             &[
                 measured.relations(),
                 Some(measured.domains()),
@@ -180,6 +203,7 @@ impl Injector {
                 Some(&self.settings),
                 Some(&measured.deferred),
                 Some(SUMMARY),
+                Some(measured.portion.sql()),
             ],
         )
     }
@@ -357,8 +381,11 @@ mod tests {
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""
         );
         assert_eq!(
-            Injector::new("_t1", &[])
-                .measure_end_sql(&Measured { looks: Looks::Every("{16385}".into()), deferred: "{7}".into() }),
+            Injector::new("_t1", &[]).measure_end_sql(&Measured {
+                looks: Looks::Every("{16385}".into()),
+                deferred: "{7}".into(),
+                portion: Portion::Whole
+            }),
             "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bump::Audit;
+use super::bump::{Audit, Measured, Portion};
 use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
@@ -10,7 +10,7 @@ use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
 use crate::catalog::Scope;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control};
-use crate::wire::frontend::{Bind, Named, Parse, execute_portal, function_call_oid};
+use crate::wire::frontend::{Bind, Named, Parse, execute_portal, execute_rows, function_call_oid};
 
 /// OIDs below are of the system's own objects (`FirstUnpinnedObjectId`).
 const SYSTEM_OID_MAX: u32 = 12_000;
@@ -115,7 +115,12 @@ impl Session {
             self.note_ddl(out);
         }
         let audited = self.audit(&act, &portal, out);
-        let write = self.execute(act, portal.scope.as_ref(), out);
+        let portion = match (portal.executed, execute_rows(body)) {
+            (true, _) => Portion::Next,
+            (false, 0) => Portion::Whole,
+            (false, _) => Portion::First,
+        };
+        let write = self.execute(act, (portal.scope.as_ref(), portion), out);
         if portal.copy_in {
             self.copies_in_flight += 1;
             self.copy_in = CopyIn::Expected;
@@ -196,7 +201,7 @@ impl Session {
 
     /// Notes what the Execute does; returns the number of its write. Injected groups that go before
     /// it are in `out.to_server`.
-    fn execute(&mut self, act: Act, scope: Option<&Arc<Scope>>, out: &mut Output) -> Option<u64> {
+    fn execute(&mut self, act: Act, (scope, portion): (Option<&Arc<Scope>>, Portion), out: &mut Output) -> Option<u64> {
         match act {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
@@ -210,8 +215,8 @@ impl Session {
                     return Some(write);
                 }
             }
-            Act::Measure(reason) => self.measure(reason, scope, out),
-            Act::Fetch(_) => self.measure(UnknownReason::Cursor, None, out),
+            Act::Measure(reason) => self.measure(reason, (scope, portion), out),
+            Act::Fetch(_) => self.measure(UnknownReason::Cursor, (None, portion), out),
             Act::Control(control) => self.execute_control(control, out),
             Act::MayCommit(reason) => {
                 self.unit.bump_all_after += 1;
@@ -223,12 +228,12 @@ impl Session {
     }
 
     /// Puts a measurement around the Execute at hand.
-    fn measure(&mut self, reason: UnknownReason, scope: Option<&Arc<Scope>>, out: &mut Output) {
+    fn measure(&mut self, reason: UnknownReason, (scope, portion): (Option<&Arc<Scope>>, Portion), out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
         self.names.forget_cursors();
         if self.context() != Context::Failed {
-            let measured = self.measured(scope);
+            let measured = Measured { portion, ..self.measured(scope) };
             out.to_server.append(&mut self.injector.measure_begin(&measured));
             out.behind.append(&mut self.injector.measure_end(&measured));
             self.push_injected(Purpose::MeasureBegin);

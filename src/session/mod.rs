@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 pub use event::{Event, StatementClass};
 
-use self::bump::{Condition, Injector, Looks, Measured};
+use self::bump::{Condition, Injector, Looks, Measured, Portion};
 use self::copy::CopyTenants;
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
@@ -484,7 +484,7 @@ impl Session {
             Some(scope) => Looks::Scope(Arc::clone(scope)),
             None => Looks::Every(Arc::clone(&catalog.tracked)),
         };
-        Measured { looks, deferred: Arc::clone(&catalog.deferred) }
+        Measured { looks, deferred: Arc::clone(&catalog.deferred), portion: Portion::Whole }
     }
 
     /// A statement that may change the catalog is about to be sent.

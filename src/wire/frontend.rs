@@ -167,6 +167,13 @@ pub fn execute_portal(body: &[u8]) -> Option<&[u8]> {
     cstr(body).map(|(portal, _)| portal)
 }
 
+/// Most rows that an Execute asks for; 0: all.
+#[must_use]
+pub fn execute_rows(body: &[u8]) -> u32 {
+    let rows = cstr(body).and_then(|(_, rest)| rest.first_chunk::<4>());
+    rows.map_or(0, |rows| u32::from_be_bytes(*rows))
+}
+
 /// Function that a FunctionCall names, by OID.
 #[must_use]
 pub fn function_call_oid(body: &[u8]) -> Option<u32> {

@@ -10,6 +10,7 @@
 mod audit;
 mod bad_input;
 mod cancel;
+mod cases;
 mod cli;
 mod lifecycle;
 mod oracle;

@@ -377,10 +377,12 @@ $function$;
 -- statement may write: 'these' nothing, 'parts' new parts of them, 'every' any tracked relation, also one that
 -- another session has just made. Where it cannot know (track_counts is off, the transaction ended in between, a
 -- relation that may have changed is gone) it bumps every domain. deferred: relations with deferrable triggers
--- that may write. Returns the number of log rows, negative where it could not know, with a c behind it
+-- that may write. portion: 'whole', or 'first' and 'next' where a portal runs a few rows at a time: one
+-- statement bumps a domain once. Returns the number of log rows, negative where it could not know, with a c behind it
 -- when definitions changed.
 CREATE FUNCTION turbo.fn_measure_end(
-    relations oid[], domains text[], scope text, settings text[], deferred oid[], summary text) RETURNS text
+    relations oid[], domains text[], scope text, settings text[], deferred oid[], summary text,
+    portion text DEFAULT 'whole') RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
@@ -406,14 +408,14 @@ BEGIN
             RETURN '0';
         END IF;
     END IF;
-    RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary);
+    RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary, portion);
 END
 $function$;
 
 -- The second half of fn_measure_end: what was counted before and after differs. after is NULL where nothing
 -- could be counted.
 CREATE FUNCTION turbo.fn_moved(
-    before text, after text, relations oid[], domains text[], settings text[], summary text) RETURNS text
+    before text, after text, relations oid[], domains text[], settings text[], summary text, portion text) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
@@ -422,6 +424,9 @@ DECLARE
     v_rows int;
 BEGIN
     v_moved := turbo.fn_moved_domains(before, after, relations, domains);
+    IF portion <> 'whole' THEN
+        v_moved.moved := turbo.fn_once(v_moved.moved, portion);
+    END IF;
     v_pairs := cardinality(v_moved.moved);
     IF v_pairs = 0 THEN
         RETURN '0' || v_moved.definitions;
@@ -430,6 +435,23 @@ BEGIN
                             array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END, ARRAY[v_pairs]),
                             v_moved.moved, settings, 'always', summary);
     RETURN CASE WHEN v_moved.unknown THEN -v_rows ELSE v_rows END || v_moved.definitions;
+END
+$function$;
+
+-- Those domains that the portions of the same portal before this one did not bump.
+CREATE FUNCTION turbo.fn_once(domains text[], portion text) RETURNS text[]
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_done text[] := '{}';
+    v_new text[];
+BEGIN
+    IF portion = 'next' THEN
+        v_done := coalesce(nullif(current_setting('turnstile.portal', true), ''), '{}')::text[];
+    END IF;
+    v_new := ARRAY(SELECT d FROM unnest(domains) d WHERE d <> ALL (v_done));
+    PERFORM set_config('turnstile.portal', (v_done || v_new)::text, true);
+    RETURN v_new;
 END
 $function$;
 
