@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test lint fmt tools demo-tools clean
+.PHONY: run test oracle lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -19,15 +19,20 @@ else
 	PATH="$$PATH:/usr/sbin" $(CARGO) test --workspace --locked
 endif
 
+## Random programs against the truth that triggers note: make oracle PROGRAMS=5000..9000
+PROGRAMS ?= 10000..18000
+oracle: tools
+	ORACLE_PROGRAMS=$(PROGRAMS) PATH="$$PATH:/usr/sbin" $(CARGO) test --locked --test it oracle::programs_by_name -- --nocapture
+
 ## Format and lints, as errors.
 lint:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
 ## Put the sources into format.
 fmt:
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 demo-tools:
 	./scripts/install-tools.sh

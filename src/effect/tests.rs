@@ -89,6 +89,25 @@ fn spellings_never_name_a_wrong_target() {
     assert!(sure > 150, "only {sure} spellings are sure");
 }
 
+/// The rows of a long VALUES list are read by tokens: no syntax tree. How long that takes is printed
+/// (`cargo test --release ten_thousand -- --nocapture`).
+#[test]
+#[expect(clippy::print_stdout, reason = "a figure for README")]
+fn ten_thousand_rows() {
+    let rows: Vec<String> = (0..10_000)
+        .map(|n| format!("({n}, '11111111-1111-1111-1111-11111111{:04x}', 'name {n}', '{{\"a\": {n}}}')", n % 50))
+        .collect();
+    let text = format!("INSERT INTO tv_a (id, tenant_id, x, y) VALUES {}", rows.join(", "));
+    let catalog = catalog();
+    let settings = EffectSettings::default();
+    let context = AnalysisContext { catalog: &catalog, settings: &settings, standard_conforming_strings: true };
+    let start = std::time::Instant::now();
+    let analysis = analyze(&context, text.as_bytes());
+    println!("{} bytes: {:?}", text.len(), start.elapsed());
+    let Some(Kind::Write(write)) = analysis.single().map(|statement| &statement.kind) else { panic!("no write") };
+    assert!(matches!(&write.touched[0].tenants, super::Tenants::These(tenants) if tenants.len() == 50));
+}
+
 #[test]
 fn guards() {
     // Deep nesting and long chains: measured or bumped for all tenants, never a stack overflow.

@@ -1,7 +1,7 @@
 //! The cases that write detection is known for getting wrong, each a named row: exactly once, measurement,
 //! zero rows.
 
-use crate::support::wire::{Wire, bind, close, execute, flush, parse, query, sync, unnamed};
+use crate::support::wire::{Wire, bind, close, execute, flush, message, parse, query, sync, unnamed};
 use crate::support::{Env, Route, Setup, T1, T2, eventually};
 
 /// What a client does, one after the other.
@@ -267,6 +267,14 @@ async fn exactly_once() {
             "user: * +1",
         ),
     ];
+    let mut rows = rows;
+    let oid: u32 = env.direct.query_one("SELECT 'app.write_user'::regproc::oid", &[]).await.unwrap().get(0);
+    let call = [&oid.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0, 0, 2], b"77", &[0, 0]].concat();
+    rows.push((
+        "a FunctionCall message ends its own transaction, hence cannot be measured: every domain",
+        ask(message(b'F', &call)),
+        "bottom: * +1; feed: * +1; late: * +1; left: * +1; parts: * +1; plain: * +1; post: * +1; right: * +1; user: * +1",
+    ));
     check(&env, rows).await;
     env.stop().await;
 }
