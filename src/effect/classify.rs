@@ -182,7 +182,8 @@ const SHORT: usize = 1_000;
 /// Analyses one statement.
 #[must_use]
 pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) -> Statement {
-    let classifier = Classifier { context, statement };
+    let words = (0..statement.tokens.len()).filter(|index| statement.is_name(*index)).collect();
+    let classifier = Classifier { context, statement, words };
     let kind = classifier.kind();
     Statement {
         // What a definition changes may be gone, or not known yet, when it could be measured.
@@ -204,6 +205,8 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
 struct Classifier<'a> {
     context: &'a AnalysisContext<'a>,
     statement: &'a StatementTokens<'a>,
+    /// Indexes of names and keywords: few, where rows are many.
+    words: Vec<usize>,
 }
 
 impl Classifier<'_> {
@@ -295,7 +298,7 @@ impl Classifier<'_> {
     fn makes_relations(&self) -> bool {
         let s = self.statement;
         let into = |index: usize| s.is_word(index, "into") && !(index > 0 && s.is_any(index - 1, &["insert", "merge"]));
-        (0..s.tokens.len()).any(|index| s.is_any(index, &["execute", "create", "refresh", "declare"]) || into(index))
+        self.words.iter().any(|&index| s.is_any(index, &["execute", "create", "refresh", "declare"]) || into(index))
     }
 
     /// Whether everything that is called is harmless or followed.
@@ -303,7 +306,7 @@ impl Classifier<'_> {
         let s = self.statement;
         let targets: Vec<usize> =
             verbs(s, 0).iter().filter_map(|verb| s.qualified_name(verb.target)).map(|name| name.end).collect();
-        (0..s.tokens.len()).all(|index| {
+        self.words.iter().all(|&index| {
             let called =
                 s.is_name(index) && s.kind(index + 1) == Some(TokenKind::OpenParen) && !targets.contains(&(index + 1));
             let Some(name) = s.name(index).filter(|_| called) else { return true };
@@ -389,7 +392,7 @@ impl Classifier<'_> {
 
     fn selects_into(&self) -> bool {
         let s = self.statement;
-        (0..s.tokens.len()).any(|index| s.is_word(index, "into"))
+        self.words.iter().any(|&index| s.is_word(index, "into"))
     }
 
     /// The write of the only verb of a statement.
@@ -452,14 +455,14 @@ impl Classifier<'_> {
     }
 
     fn has_words(&self, words: &[&str]) -> bool {
-        (0..self.statement.tokens.len()).any(|index| self.statement.are_words(index, words))
+        self.words.iter().any(|&index| self.statement.are_words(index, words))
     }
 
     /// Row locks, sequences and some triggers assign a transaction id, whether rows change or not.
     fn leaves_traces(&self, relation: &Relation) -> bool {
         let s = self.statement;
         relation.leaves_traces
-            || (0..s.tokens.len()).any(|index| {
+            || self.words.iter().any(|&index| {
                 (s.is_word(index, "for") && s.is_any(index + 1, &["update", "share", "no", "key"]))
                     || s.is_word(index, "nextval")
             })
@@ -738,7 +741,7 @@ impl Classifier<'_> {
     fn reads_versions(&self) -> bool {
         let s = self.statement;
         let readers = &self.context.catalog.version_readers;
-        (0..s.tokens.len()).any(|index| s.is_name(index) && s.name(index).is_some_and(|name| readers.contains(&name)))
+        self.words.iter().any(|&index| s.name(index).is_some_and(|name| readers.contains(&name)))
     }
 
     fn is_ddl(&self) -> bool {
@@ -764,10 +767,9 @@ impl Classifier<'_> {
         if !s.is_any(0, &["insert", "update", "delete", "merge", "truncate", "copy", "with"]) {
             return false;
         }
-        (0..s.tokens.len()).any(|index| {
-            s.is_name(index)
-                && s.name(index).is_some_and(|name| name == "tb_domain_cascade" || name == "tb_domain_table")
-        })
+        self.words
+            .iter()
+            .any(|&index| s.name(index).is_some_and(|name| name == "tb_domain_cascade" || name == "tb_domain_table"))
     }
 }
 

@@ -5,6 +5,9 @@
 //! every client encoding whose trail bytes are not ASCII (see [`is_lexable_encoding`]) a byte of
 //! 0x80 and above is part of a name, a string or a comment.
 
+/// Usual length of a token, with the white space behind it.
+const BYTES_OF_TOKEN: usize = 6;
+
 /// Kind of a token. Comments and white space are no tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
@@ -48,15 +51,28 @@ pub enum TokenKind {
     Other,
 }
 
-/// A token: its kind and where it stands, in bytes.
+/// A token: its kind and where it stands, in bytes. Small, because a long statement has many; texts are
+/// bounded far below 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     /// Kind.
     pub kind: TokenKind,
+    start: u32,
+    end: u32,
+}
+
+impl Token {
     /// Offset of the first byte.
-    pub start: usize,
+    #[must_use]
+    pub const fn start(self) -> usize {
+        self.start as usize
+    }
+
     /// Offset behind the last byte.
-    pub end: usize,
+    #[must_use]
+    pub const fn end(self) -> usize {
+        self.end as usize
+    }
 }
 
 /// Why a text has no tokens: the server refuses it too, before it runs anything.
@@ -68,6 +84,9 @@ pub enum LexError {
     /// A comment that does not end.
     #[error("unterminated comment")]
     UnterminatedComment,
+    /// Longer than offsets reach: longer than any message of the protocol.
+    #[error("longer than 4 GiB")]
+    TooLong,
 }
 
 /// Whether ASCII bytes always are ASCII characters in this `client_encoding`. The others (a trail
@@ -84,6 +103,8 @@ pub fn is_lexable_encoding(name: &[u8]) -> bool {
 /// [`LexError`] where a quote or comment does not end.
 pub fn lex(text: &[u8], standard_conforming_strings: bool, tokens: &mut Vec<Token>) -> Result<(), LexError> {
     let mut lexer = Lexer { text, at: 0, standard_conforming_strings };
+    // Rows of values: a token for every six bytes or so.
+    tokens.reserve(text.len() / BYTES_OF_TOKEN);
     while let Some(token) = lexer.next_token()? {
         tokens.push(token);
     }
@@ -150,7 +171,8 @@ impl Lexer<'_> {
         let start = self.at;
         let Some(first) = self.peek(0) else { return Ok(None) };
         let kind = self.scan(first)?;
-        Ok(Some(Token { kind, start, end: self.at }))
+        let offset = |at: usize| u32::try_from(at).map_err(|_| LexError::TooLong);
+        Ok(Some(Token { kind, start: offset(start)?, end: offset(self.at)? }))
     }
 
     /// Skips white space and comments.
@@ -368,7 +390,7 @@ mod tests {
         let mut tokens = Vec::new();
         match lex(text.as_bytes(), standard, &mut tokens) {
             Ok(()) => {
-                tokens.iter().map(|token| text.get(token.start..token.end).unwrap()).collect::<Vec<_>>().join("¦")
+                tokens.iter().map(|token| text.get(token.start()..token.end()).unwrap()).collect::<Vec<_>>().join("¦")
             }
             Err(error) => format!("{error:?}"),
         }

@@ -60,15 +60,15 @@ pub fn split<'a>(text: &'a [u8], tokens: &'a [Token]) -> Option<Vec<StatementTok
 }
 
 fn bytes<'a>(text: &'a [u8], token: &Token) -> &'a [u8] {
-    text.get(token.start..token.end).unwrap_or_default()
+    text.get(token.start()..token.end()).unwrap_or_default()
 }
 
 impl<'a> StatementTokens<'a> {
     /// Bytes of the text that the statement takes, from its first token to its last.
     #[must_use]
     pub fn span(&self) -> (usize, usize) {
-        let start = self.tokens.first().map_or(0, |token| token.start);
-        let end = self.tokens.last().map_or(start, |token| token.end);
+        let start = self.tokens.first().map_or(0, |token| token.start());
+        let end = self.tokens.last().map_or(start, |token| token.end());
         (start, end)
     }
 
@@ -111,6 +111,9 @@ impl<'a> StatementTokens<'a> {
     /// The name at `index` as the catalog spells it; `None` when it is no name or is not UTF-8.
     #[must_use]
     pub fn name(&self, index: usize) -> Option<String> {
+        if !self.is_name(index) {
+            return None;
+        }
         let raw = std::str::from_utf8(self.bytes(index)).ok()?;
         let mut name = match self.kind(index)? {
             TokenKind::Word => raw.to_ascii_lowercase(),

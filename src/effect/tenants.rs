@@ -127,16 +127,21 @@ fn of_rows(
 ) -> Result<(Tenants, usize), &'static str> {
     let mut found = BTreeSet::new();
     let mut at = from;
+    // Neighbours often have the same tenant, written the same way.
+    let mut last: &[u8] = &[];
     loop {
         if s.kind(at) != Some(TokenKind::OpenParen) {
             return Err("VALUES does not parse");
         }
         let (start, end, behind) =
             row_item(s, at, position).ok_or("a VALUES row leaves the tenant column to its default")?;
-        match constant(s, start, end, column)? {
+        let same = end == start + 1 && !last.is_empty() && s.bytes(start) == last;
+        match if same { Ok(found.last().copied()) } else { constant(s, start, end, column) }? {
             None => return Ok((Tenants::All, s.tokens.len())).map(|(tenants, _)| (tenants, behind_rows(s, behind))),
+            Some(_) if same => {}
             Some(tenant) => {
                 found.insert(tenant);
+                last = if end == start + 1 { s.bytes(start) } else { &[] };
             }
         }
         if found.len() > limits::STATEMENT_TENANTS_MAX {
