@@ -67,7 +67,7 @@ fn client_message(line: &str) -> (u8, Vec<u8>) {
             body.extend([0, 0]);
             (b'B', body)
         }
-        "Execute" => (b'E', [zero(&[word(1)]), vec![0; 4]].concat()),
+        "Execute" => (b'E', [zero(&[word(1)]), word(2).parse::<u32>().unwrap_or(0).to_be_bytes().to_vec()].concat()),
         "Describe" => (b'D', [word(1).as_bytes(), &zero(&[word(2)])].concat()),
         "Close" => (b'C', [word(1).as_bytes(), &zero(&[word(2)])].concat()),
         "FunctionCall" => (b'F', word(1).parse::<u32>().unwrap().to_be_bytes().to_vec()),
