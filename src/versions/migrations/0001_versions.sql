@@ -154,7 +154,7 @@ CREATE FUNCTION turbo.fn_tenant(tenant text) RETURNS uuid
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
-    IF tenant ~ '^\{?[0-9a-fA-F]{4}(-?[0-9a-fA-F]{4}){7}\}?$' THEN
+    IF tenant ~ E'^\\{?[0-9a-fA-F]{4}(-?[0-9a-fA-F]{4}){7}\\}?$' THEN
         RETURN tenant::uuid;
     END IF;
     RETURN NULL;
@@ -482,7 +482,7 @@ BEGIN
         IF split_part(after, '/', 1) <> split_part(before, '/', 1) OR split_part(after, '/', 2) <> split_part(before, '/', 2) THEN
             v_changed := v_changed || turbo.fn_rewritten(before, relations);
             unknown := EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
-                OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE 'tv\_%'
+                OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE E'tv\\_%'
                               AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.relation = c.oid));
             definitions := turbo.fn_definitions_changed(split_part(after, '/', 2) <> split_part(before, '/', 2));
         END IF;
@@ -533,7 +533,7 @@ AS $function$
                       + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(1259)
                       + pg_stat_get_xact_tuples_updated(1249) + pg_stat_get_xact_tuples_updated(2615) > 0
                 THEN ' c' ELSE '' END
-      FROM (SELECT c.relpersistence = 't' AND c.relname NOT LIKE 'tv\_%' AS temporary,
+      FROM (SELECT c.relpersistence = 't' AND c.relname NOT LIKE E'tv\\_%' AS temporary,
                    EXISTS (SELECT FROM pg_attribute a
                             WHERE a.attrelid = c.oid AND age(a.xmin) <= 0 AND turbo.fn_is_own(a.xmin))
                    OR EXISTS (SELECT FROM pg_type t
