@@ -45,6 +45,8 @@ pub struct QueryRequest {
 pub struct CopyQuery {
     /// The Sync that stands for the end of the simple query was sent.
     pub sync_sent: bool,
+    /// It failed: our unnamed statement is still there, and a simple query would have removed it.
+    pub failed: bool,
 }
 
 /// How a text was changed.

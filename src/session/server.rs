@@ -51,7 +51,7 @@ impl Session {
         if matches!(message_type, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS | backend::NOTIFICATION_RESPONSE)
             && let Some(Request::Query(query)) = self.outstanding.front_mut()
             && !query.swallowing
-            && query.copy.is_none()
+            && (query.copy.is_none() || message_type != backend::NOTICE_RESPONSE)
         {
             query.release(out);
         }
@@ -306,6 +306,7 @@ impl Session {
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
         if let Some(copy) = &mut query.copy {
             query.withheld = None;
+            copy.failed = true;
             if !std::mem::replace(&mut copy.sync_sent, true) {
                 encode::sync(&mut out.to_server);
             }
@@ -410,6 +411,12 @@ impl Session {
         }
         query.release(out);
         self.copy_in = CopyIn::No;
+        if query.copy.is_some_and(|copy| copy.failed) {
+            // An empty simple query removes the unnamed statement; the client gets its ReadyForQuery.
+            encode::query(b"", &mut out.to_server);
+            self.outstanding.push(Request::Rollback);
+            return ServerStep::Drop;
+        }
         self.after_statements(query.ddl, status, out);
         self.late_bump(query.bump_all_after, status, out)
     }
