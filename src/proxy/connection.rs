@@ -121,7 +121,9 @@ impl Connection {
         pump.up.output.extend_from_slice(packet);
         pump.up.input = early;
         pump.process_client_input()?;
-        pump.run(self.drain, self.kill).await
+        let ending = pump.run(self.drain, self.kill).await;
+        pump.bump_what_was_left().await;
+        ending
     }
 }
 
@@ -154,6 +156,21 @@ impl Pump {
                 () = kill.cancelled() => return self.finish(Ending::Drained).await,
                 () = sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => return Ok(Ending::Violation),
             }
+        }
+    }
+
+    /// A client that is gone without a Sync behind a procedure that may have committed: every domain is bumped
+    /// by the control plane.
+    async fn bump_what_was_left(&self) {
+        let lost = self.session.as_ref().map_or(0, Session::bumps_lost);
+        let Some(database) = self.database.as_ref().filter(|_| lost > 0) else { return };
+        let bump = async {
+            let client = database.pool().get().await?;
+            client.execute("SELECT turbo.fn_bump_all($1, 'turnstile')", &[&i64::from(lost)]).await?;
+            Ok::<(), crate::catalog::control::ControlError>(())
+        };
+        if let Err(error) = bump.await {
+            tracing::error!(database = %database.name, %error, "a bump in a transaction of its own failed: caches may be stale");
         }
     }
 

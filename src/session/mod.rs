@@ -383,6 +383,13 @@ impl Session {
         self.late_ready.is_some() || self.bumps_owed > 0 || self.outstanding.iter().any(owes)
     }
 
+    /// Statements that may have committed, in a unit that the client never ended: their bumps cannot go on this
+    /// connection, since a Sync would commit what followed them.
+    #[must_use]
+    pub const fn bumps_lost(&self) -> u32 {
+        self.unit.bump_all_after
+    }
+
     /// The client is gone and nothing is under way. A block that it left open is rolled back, as by the end of
     /// its connection, if bumps wait for that.
     pub fn on_client_gone(&mut self, out: &mut Output) {

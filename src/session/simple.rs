@@ -56,6 +56,13 @@ impl Session {
             // What waits is undone, or will be.
             self.pending.forget();
         }
+        if analysis.statements.is_empty() && self.context() != Context::Block && !analysis.refused {
+            // No statement to put bumps before; the empty text still ends the unit that it stands in.
+            if !self.inject_pending(out) {
+                return ClientStep::Hold;
+            }
+            return self.relay_query(QueryRequest::default());
+        }
         if !self.settle_query(&analysis, out) {
             return ClientStep::Hold;
         }

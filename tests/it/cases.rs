@@ -10,6 +10,8 @@ enum Step {
     Ask(usize, Vec<u8>, usize),
     /// Client 1 sends, reads up to so many command tags, and is gone.
     Leave(Vec<u8>, usize),
+    /// Until a version has moved.
+    Moved,
 }
 
 type Row = (&'static str, Vec<Step>, &'static str);
@@ -41,6 +43,9 @@ async fn check(env: &Env, rows: Vec<Row>) {
         for step in steps {
             match step {
                 Step::Ask(client, bytes, ready) => answers.push(clients[client].ask_many(&bytes, ready)),
+                Step::Moved => {
+                    eventually("a version moves", async || !env.versions().await.since(&before).is_empty()).await;
+                }
                 Step::Leave(bytes, tags) => {
                     clients[1].send(&bytes);
                     (0..tags).for_each(|_| drop(clients[1].until(b'C')));
@@ -67,6 +72,7 @@ const OBJECTS: &str = "
     CREATE TABLE tv_late (id int PRIMARY KEY, parent int REFERENCES tb_parent DEFERRABLE INITIALLY DEFERRED);
     CREATE FUNCTION app.write_user(n int) RETURNS int LANGUAGE plpgsql AS $$
         BEGIN INSERT INTO tv_user VALUES (n, '11111111-1111-1111-1111-111111111111'); RETURN n; END $$;
+    CREATE PROCEDURE app.write_and_commit(n int) LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_user VALUES (n); COMMIT; END $$;
     CREATE TABLE tv_parts (id int, tenant_id uuid) PARTITION BY RANGE (id);
     CREATE TABLE parts_low PARTITION OF tv_parts FOR VALUES FROM (0) TO (100);
     CREATE TABLE parts_high PARTITION OF tv_parts FOR VALUES FROM (100) TO (200);
@@ -228,6 +234,16 @@ async fn exactly_once() {
             "",
         ),
         ("a client vanishes in a block", vec![Step::Leave([query("BEGIN"), query(&user(52))].concat(), 2)], ""),
+        (
+            "a client vanishes behind a procedure that committed, without Sync",
+            vec![Step::Leave([unnamed("CALL app.write_and_commit(53)", &[]), flush()].concat(), 1), Step::Moved],
+            "bottom: * +1; feed: * +1; late: * +1; left: * +1; parts: * +1; plain: * +1; post: * +1; right: * +1; user: * +1",
+        ),
+        (
+            "an empty text behind an unsynced write commits it",
+            vec![Step::Ask(0, [unnamed(&user(54), &[]), query("")].concat(), 1)],
+            "user: T1 +1",
+        ),
         (
             "cascades with a diamond and a cycle: each domain once",
             ask(query("INSERT INTO tv_plain VALUES (1, 'x')")),
