@@ -72,6 +72,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that a client waits for the first catalog of its database.
 pub const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest time that reading the catalog waits for a lock (definitions of views are locked while they are printed).
+/// Until it can be read, statements are measured.
+pub const CATALOG_LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// Shortest pause between two looks for changes of the catalog. Until then statements are measured.
 pub const CATALOG_PAUSE: Duration = Duration::from_millis(10);
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::rows::FunctionRow;
-use crate::effect::lexer::{TokenKind, lex};
+use super::rows::{FunctionRow, RUNS_SQL};
+use crate::effect::lexer::{Token, TokenKind, lex};
 use crate::effect::statement::StatementTokens;
 use crate::effect::verbs::verbs;
 
@@ -34,7 +34,7 @@ const RUNNING_EXTENSIONS: &[&str] = &["dblink", "tablefunc", "xml2", "postgres_f
 /// others.
 const NOT_FOLLOWED: &[&str] = &[
     "truncate", "copy", "execute", "call", "do", "refresh", "create", "alter", "drop", "grant", "revoke", "import",
-    "reindex", "cluster", "fetch", "move", "open",
+    "reindex", "cluster", "fetch", "move", "open", "analyze", "analyse",
 ];
 
 /// What the body of a function says.
@@ -69,6 +69,11 @@ impl Body {
             // The names of an aggregate's support functions.
             "aggregate" => Self { words: words(&function.body).unwrap_or_default(), ..Self::default() },
             // A compiled function that calls itself immutable or stable must not write.
+            "internal"
+                if words(&function.body).is_none_or(|words| RUNS_SQL.iter().any(|name| words.contains(*name))) =>
+            {
+                Self::unreadable("SQL that it is given".into())
+            }
             "c" | "internal" if !function.volatile && !RUNNING_EXTENSIONS.contains(&function.extension.as_str()) => {
                 Self::default()
             }
@@ -79,6 +84,9 @@ impl Body {
     fn of_text(text: &str, is_sql: bool, tenant_column: &str) -> Option<Self> {
         let mut tokens = Vec::new();
         lex(text.as_bytes(), true, &mut tokens).ok()?;
+        if text.contains('\\') && !reads_the_same(text, &tokens) {
+            return None;
+        }
         let s = StatementTokens { text: text.as_bytes(), tokens: &tokens };
         let mut targets = BTreeSet::new();
         let mut opaque = not_followed(&s, is_sql);
@@ -96,6 +104,14 @@ impl Body {
             unreadable: false,
         })
     }
+}
+
+/// Whether the text has the same tokens with `standard_conforming_strings` off, which a session or the function
+/// itself may set.
+fn reads_the_same(text: &str, tokens: &[Token]) -> bool {
+    let mut others = Vec::new();
+    let span = |token: &Token| (token.start(), token.end());
+    lex(text.as_bytes(), false, &mut others).is_ok() && others.iter().map(span).eq(tokens.iter().map(span))
 }
 
 /// The first statement of a body whose effect is not followed.
@@ -116,21 +132,23 @@ fn not_followed(s: &StatementTokens<'_>, is_sql: bool) -> Option<String> {
     })
 }
 
-/// Whether a PL/pgSQL trigger function gives back NEW, OLD or NULL, never assigns NEW as a whole and
-/// never names its tenant column.
+/// Whether a PL/pgSQL trigger function gives back NEW, OLD or NULL, never assigns NEW or OLD as a whole and
+/// never names their tenant column.
 fn keeps_tenant(s: &StatementTokens<'_>, tenant_column: &str) -> bool {
     (0..s.tokens.len()).all(|index| {
         if s.is_word(index, "return") {
             return s.is_any(index + 1, &["new", "old", "null"]) && s.kind(index + 2) == Some(TokenKind::Semicolon);
         }
-        if !s.is_word(index, "new") {
+        if !s.name(index).is_some_and(|name| name == "new" || name == "old") {
             return true;
         }
         if s.kind(index + 1) == Some(TokenKind::Dot) {
             return s.name(index + 2).as_deref() != Some(tenant_column);
         }
         let before = index.checked_sub(1);
-        let returned = before.is_some_and(|before| s.is_any(before, &["return", "from"]));
+        let returned = before.is_some_and(|before| s.is_any(before, &["return", "from"]))
+            // A column of the same name.
+            || before.is_some_and(|before| s.kind(before) == Some(TokenKind::Dot));
         let argument = before
             .is_some_and(|before| matches!(s.kind(before), Some(TokenKind::OpenParen | TokenKind::Comma)))
             && s.kind(index + 1) == Some(TokenKind::CloseParen);
@@ -201,6 +219,17 @@ mod tests {
             ("sql", "SELECT 'insert into t'", "", None),
             ("sql", "SELECT 'x", "", Some("a body that does not parse")),
             ("plpython3u", "pass", "", Some("code in plpython3u")),
+            ("plpgsql", "DECLARE c CURSOR FOR UPDATE tv_a SET x = 1 RETURNING id; BEGIN END", "tv_a", None),
+            ("plpgsql", "DECLARE c CURSOR (n int) FOR UPDATE tv_a SET x = n RETURNING id; BEGIN END", "tv_a", None),
+            ("plpgsql", "BEGIN FOR r IN SELECT f(a) FROM t WHERE (a) FOR UPDATE LOOP END LOOP; END", "", None),
+            (
+                "plpgsql",
+                "BEGIN x := '\\'; INSERT INTO tv_a VALUES (1); y := '\\'; END",
+                "",
+                Some("a body that does not parse"),
+            ),
+            ("plpgsql", "BEGIN IF x ~ '\\d+' THEN INSERT INTO log VALUES (1); END IF; END", "log", None),
+            ("internal", "query_to_xml", "", Some("SQL that it is given")),
         ];
         for (language, text, targets, opaque) in rows {
             let body = body(language, text);
@@ -237,6 +266,9 @@ mod tests {
             ("BEGIN FOR NEW IN SELECT * FROM t LOOP END LOOP; RETURN NEW; END", false),
             ("DECLARE r record; BEGIN RETURN r; END", false),
             ("BEGIN RETURN f(NEW); END", false),
+            ("BEGIN old.tenant_id := x; RETURN OLD; END", false),
+            ("DECLARE old tv_a; BEGIN RETURN OLD; END", false),
+            ("BEGIN \"new\".tenant_id := x; RETURN NEW; END", false),
         ];
         for (text, expected) in rows {
             assert_eq!(body("plpgsql", text).keeps_tenant, expected, "{text}");

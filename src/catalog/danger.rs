@@ -14,8 +14,8 @@ use super::rows::{CatalogRows, RelationRow};
 use super::{Catalog, Cause};
 use crate::effect::unknown::UnknownReason;
 
-/// Operators that PostgreSQL looks for by itself (CASE, NULLIF, USING, IN, sorting).
-const IMPLICIT_OPERATORS: &[&str] = &["=", "<>", "<", "<=", ">", ">="];
+/// Operators that PostgreSQL looks for by itself (CASE, NULLIF, USING, IN, sorting, LIKE, SIMILAR TO).
+const IMPLICIT_OPERATORS: &[&str] = &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~"];
 
 /// Words of what runs when a relation is read or written.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
--- Functions, procedures and aggregates outside of the system schemas, with the text of their bodies.
+-- Functions, procedures and aggregates that are not of the system, with the text of their bodies.
 SELECT n.nspname::text,
        p.proname::text,
        CASE WHEN p.prokind = 'a' THEN 'aggregate' ELSE l.lanname::text END,
@@ -18,4 +18,4 @@ SELECT n.nspname::text,
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
- WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+ WHERE p.oid >= 16384

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -65,16 +65,33 @@ pub struct Database {
     reported: AtomicU64,
     /// Reports that the current catalog has seen.
     seen: AtomicU64,
+    /// Sessions whose transaction has changed the catalog and is open: until it ends nobody can see what it did,
+    /// but a statement that waits for one of its locks will run with it.
+    changing: AtomicUsize,
     changed: Notify,
     state: watch::Sender<Option<Result<Presence, LoadError>>>,
     /// Its reader and fold worker stop.
     closed: CancellationToken,
 }
 
+/// A session's open transaction has changed the catalog; dropped when it has ended.
+#[derive(Debug)]
+pub struct CatalogChange(Arc<Database>);
+
+impl Drop for CatalogChange {
+    fn drop(&mut self) {
+        // In this order: between the two the view is not fresh either.
+        self.0.note_change();
+        self.0.changing.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Whether the control plane found the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Found,
+    /// It is there, but its catalog cannot be read (a definition is locked): sessions measure.
+    Unread,
     /// The server, or the pooler in front of it, tells the client.
     NotFound,
 }
@@ -93,7 +110,15 @@ impl Database {
     }
 
     fn is_fresh(&self) -> bool {
-        self.reported.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire)
+        self.changing.load(Ordering::Acquire) == 0
+            && self.reported.load(Ordering::Acquire) == self.seen.load(Ordering::Acquire)
+    }
+
+    /// A session is about to send a change in a transaction that stays open; no view is fresh until it ends.
+    #[must_use]
+    pub fn begin_change(self: &Arc<Self>) -> CatalogChange {
+        self.changing.fetch_add(1, Ordering::AcqRel);
+        CatalogChange(Arc::clone(self))
     }
 
     /// A session sent a statement that may change the catalog, or its transaction has ended.
@@ -106,6 +131,12 @@ impl Database {
     #[must_use]
     pub const fn pool(&self) -> &ControlPool {
         &self.pool
+    }
+
+    /// Whether it is gone, and its reader with it.
+    #[must_use]
+    pub fn is_forgotten(&self) -> bool {
+        self.closed.is_cancelled()
     }
 
     /// Waits for the first reading.
@@ -151,7 +182,7 @@ impl Databases {
     pub async fn get(&self, name: &str) -> Result<Arc<Database>, LoadError> {
         let database = self.find_or_add(name)?;
         match database.ready().await {
-            Ok(Presence::Found) => Ok(database),
+            Ok(Presence::Found | Presence::Unread) => Ok(database),
             Ok(Presence::NotFound) => {
                 self.forget(&database);
                 Ok(database)
@@ -197,6 +228,8 @@ impl Databases {
 
     fn find_or_add(&self, name: &str) -> Result<Arc<Database>, LoadError> {
         let mut known = self.lock();
+        // Databases that were dropped.
+        known.retain(|_, database| !database.is_forgotten());
         if let Some(database) = known.get(name) {
             return Ok(Arc::clone(database));
         }
@@ -209,6 +242,7 @@ impl Databases {
             analyzer: ArcSwap::from_pointee(Analyzer::new(Catalog::default(), self.config.effect.clone())),
             reported: AtomicU64::new(1),
             seen: AtomicU64::new(0),
+            changing: AtomicUsize::new(0),
             changed: Notify::new(),
             state: watch::Sender::new(None),
             closed: self.stop.child_token(),
@@ -254,7 +288,8 @@ impl Reader {
     async fn run(mut self) {
         loop {
             let outcome = self.refresh().await;
-            let failed = outcome.is_err();
+            let failed = !matches!(outcome, Ok(Presence::Found));
+            let gone = matches!(outcome, Ok(Presence::NotFound));
             if let Err(error) = &outcome {
                 tracing::warn!(database = %self.database.name, %error, "cannot read the catalog");
             }
@@ -265,6 +300,11 @@ impl Reader {
                 }
                 first_or_better
             });
+            if gone {
+                // Dropped, or never there: nobody asks for it until the next client does.
+                self.database.closed.cancel();
+                return;
+            }
             let pause = self.config.catalog_refresh;
             if failed {
                 tokio::time::sleep(pause).await;
@@ -278,7 +318,7 @@ impl Reader {
 
     /// Reads the catalog if it may have changed.
     async fn refresh(&mut self) -> Result<Presence, LoadError> {
-        let reported = self.database.reported.load(Ordering::Acquire);
+        let mut reported = self.database.reported.load(Ordering::Acquire);
         let database = Arc::clone(&self.database);
         let connection = match database.pool.get().await {
             Ok(connection) => connection,
@@ -300,9 +340,14 @@ impl Reader {
         if unreported && fingerprint == self.fingerprint {
             return Ok(Presence::Found);
         }
-        let rows = load(&connection, &self.config.effect.tenant_column)
-            .await
-            .map_err(|error| self.control_error(&error.into()))?;
+        if unreported {
+            // Somebody else's change: until it is read nothing that is known holds.
+            reported = self.database.reported.fetch_add(1, Ordering::AcqRel) + 1;
+        }
+        let rows = match load(&connection, &self.config.effect.tenant_column).await {
+            Ok(rows) => rows,
+            Err(error) => return Ok(self.unread(&error.into())),
+        };
         self.generation += 1;
         let catalog = rows.build(self.generation);
         if let Err(error) = versions::register_domains(&connection, &catalog.domains).await {
@@ -312,6 +357,16 @@ impl Reader {
         self.fingerprint = fingerprint;
         self.publish(catalog, reported);
         Ok(Presence::Found)
+    }
+
+    /// The schema is there, the catalog cannot be read now. What is known stays, but is not fresh.
+    fn unread(&self, error: &ControlError) -> Presence {
+        tracing::warn!(database = %self.database.name, %error, "cannot read the catalog: every statement is measured until it can be read");
+        if self.generation == 0 {
+            let catalog = CatalogRows { installed: true, ..CatalogRows::default() }.build(0);
+            self.database.analyzer.store(Arc::new(Analyzer::new(catalog, self.config.effect.clone())));
+        }
+        Presence::Unread
     }
 
     fn publish(&self, catalog: Catalog, reported: u64) {
@@ -375,7 +430,11 @@ async fn fingerprint(client: &Client) -> Result<String, tokio_postgres::Error> {
 /// Of the connection.
 pub async fn load(client: &Client, tenant_column: &str) -> Result<CatalogRows, tokio_postgres::Error> {
     // One snapshot for all of it: a single batch of pipelined queries in one transaction.
-    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",
+        limits::CATALOG_LOCK_TIMEOUT.as_millis()
+    );
+    client.batch_execute(&begin).await?;
     let rows = load_in_transaction(client, tenant_column).await;
     client.batch_execute("COMMIT").await?;
     rows
@@ -395,6 +454,7 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
         system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
         functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
         relations: with_triggers_and_cascades(client, &relations).await?,
+        own_equality: client.query_one(OWN_EQUALITY, &[]).await?.try_get(0)?,
         type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
         unsafe_system_oids: client
@@ -418,11 +478,13 @@ const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_tri
 const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset";
 const UNSAFE_SYSTEM_OIDS: &str = "SELECT oid FROM pg_catalog.pg_proc \
      WHERE pronamespace = 'pg_catalog'::regnamespace AND proname::text = ANY ($1)";
+const OWN_EQUALITY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid >= 16384 AND o.oprname = '=' \
+     AND (o.oprleft IN (2950, 25, 1042, 1043) OR o.oprright IN (2950, 25, 1042, 1043)))";
 const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog.pg_operator o \
-     JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oprnamespace <> 'pg_catalog'::regnamespace";
+     JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oid >= 16384";
 const IMPLICIT_FUNCTIONS: &str = "SELECT p.proname::text FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
-     WHERE p.pronamespace <> 'pg_catalog'::regnamespace";
-const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgdeferrable FROM pg_catalog.pg_trigger t \
+     WHERE p.oid >= 16384";
+const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgdeferrable, t.oid FROM pg_catalog.pg_trigger t \
      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgrelid, t.tgname";
 const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c', 'n', 'd'), k.confupdtype IN ('c', 'n', 'd') \
      FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
@@ -466,7 +528,12 @@ async fn with_triggers_and_cascades(
 ) -> Result<Vec<RelationRow>, tokio_postgres::Error> {
     let mut triggers: HashMap<u32, Vec<TriggerRow>> = HashMap::new();
     for row in client.query(TRIGGERS, &[]).await? {
-        let trigger = TriggerRow { function: row.try_get(1)?, events: row.try_get(2)?, deferrable: row.try_get(3)? };
+        let trigger = TriggerRow {
+            function: row.try_get(1)?,
+            events: row.try_get(2)?,
+            deferrable: row.try_get(3)?,
+            oid: row.try_get(4)?,
+        };
         triggers.entry(row.try_get(0)?).or_default().push(trigger);
     }
     let mut cascades: HashMap<u32, Vec<CascadeRow>> = HashMap::new();

@@ -173,6 +173,10 @@ pub struct Catalog {
     pub implicit_danger: bool,
     /// There are event triggers: a definition may run anything.
     pub event_triggers: bool,
+    /// The application made an operator `=` for uuid or text.
+    pub own_equality: bool,
+    /// Functions that may change how texts are read.
+    pub settings_changers: HashSet<String>,
     /// Procedures whose body (or that of one they call) may end the transaction.
     pub may_commit: HashSet<String>,
     /// Views and functions through which a statement may read versions.
@@ -183,6 +187,8 @@ pub struct Catalog {
     pub cascades: Vec<(String, String)>,
     /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
     pub deferred: Arc<str>,
+    /// Deferrable triggers, harmless ones too, the same way.
+    pub deferrable_triggers: Arc<str>,
     /// Tracked relations, the same way.
     pub tracked: Arc<str>,
     /// Tracked relations by OID.

@@ -1,4 +1,4 @@
--- Relations outside of the system schemas, with everything that runs when they are read or written.
+-- Relations that are not of the system, with everything that runs when they are read or written.
 SELECT c.oid,
        n.nspname::text,
        c.relname::text,
@@ -33,8 +33,25 @@ SELECT c.oid,
            (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(t.typname), ' ')
               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-               AND t.typnamespace <> 'pg_catalog'::regnamespace))
+               AND t.oid >= 16384),
+           -- Conditions of triggers.
+           (SELECT pg_catalog.string_agg(substring(pg_catalog.pg_get_triggerdef(g.oid) FROM ' WHEN (.*) EXECUTE '), ' ')
+              FROM pg_catalog.pg_trigger g
+             WHERE g.tgrelid = c.oid AND g.tgqual IS NOT NULL AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+           (SELECT pg_catalog.pg_get_expr(k.partexprs, k.partrelid)
+              FROM pg_catalog.pg_partitioned_table k WHERE k.partrelid = c.oid),
+           -- Functions of operator classes that order, hash or compare.
+           (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.proname), ' ')
+              FROM (SELECT i.indclass AS classes FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid
+                    UNION ALL
+                    SELECT k.partclass FROM pg_catalog.pg_partitioned_table k WHERE k.partrelid = c.oid) x
+              JOIN pg_catalog.pg_opclass o ON o.oid = ANY (x.classes) AND o.oid >= 16384
+              JOIN (SELECT f.amprocfamily AS family, f.amproc::oid AS function FROM pg_catalog.pg_amproc f
+                    UNION ALL
+                    SELECT f.amopfamily, q.oprcode FROM pg_catalog.pg_amop f
+                      JOIN pg_catalog.pg_operator q ON q.oid = f.amopopr) u ON u.family = o.opcfamily
+              JOIN pg_catalog.pg_proc p ON p.oid = u.function AND p.oid >= 16384))
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
-   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+   AND c.oid >= 16384

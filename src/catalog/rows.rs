@@ -70,6 +70,8 @@ pub struct TriggerRow {
     pub events: i32,
     /// It may fire at COMMIT.
     pub deferrable: bool,
+    /// OID.
+    pub oid: u32,
 }
 
 impl TriggerRow {
@@ -123,6 +125,8 @@ pub struct CatalogRows {
     pub cascades: Vec<(String, String)>,
     /// Name of the tenant column.
     pub tenant_column: String,
+    /// The application made an operator `=` for uuid or text: that a column equals a value is not what it says.
+    pub own_equality: bool,
 }
 
 /// Functions of `pg_catalog` that run SQL which they are given, or whatever a relation's definition
@@ -144,7 +148,25 @@ pub const RUNS_SQL: &[&str] = &[
     "database_to_xml_and_xmlschema",
     "ts_stat",
     "ts_rewrite",
+    // They check or compute values of types, and expressions of indexes, that the application made.
+    "array_in",
+    "array_recv",
+    "domain_in",
+    "domain_recv",
+    "record_in",
+    "record_recv",
+    "range_in",
+    "range_recv",
+    "multirange_in",
+    "multirange_recv",
+    "pg_input_is_valid",
+    "pg_input_error_info",
+    "brin_summarize_new_values",
+    "brin_summarize_range",
 ];
+
+/// Settings that say how a text is read.
+const LEXICAL_SETTINGS: &[&str] = &["standard_conforming_strings", "client_encoding"];
 
 const TRIGGER_ROW: i32 = 1;
 const TRIGGER_BEFORE: i32 = 2;
@@ -168,6 +190,7 @@ impl CatalogRows {
             harmless_calls: self.system_names.iter().cloned().collect(),
             cascades: self.cascades.clone(),
             event_triggers: self.event_triggers,
+            own_equality: self.own_equality,
             set_returning: self.set_returning.iter().cloned().collect(),
             unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()
@@ -179,6 +202,10 @@ impl CatalogRows {
         add_may_commit(&mut catalog, &graph);
         self.add_relations(&mut catalog, &domains, &graph, &danger);
         catalog.deferred = self.deferred(&danger);
+        let triggers = self.relations.iter().flat_map(|row| &row.triggers);
+        catalog.deferrable_triggers =
+            oid_array(triggers.filter(|trigger| trigger.deferrable).map(|trigger| &trigger.oid));
+        catalog.settings_changers = self.settings_changers(&graph);
         catalog.tracked_relations = self.tracked(&domains);
         catalog.tracked = oid_array(catalog.tracked_relations.keys());
         danger.publish(&self, &mut catalog);
@@ -201,6 +228,16 @@ impl CatalogRows {
             row.triggers.iter().any(|trigger| trigger.deferrable && danger.names.contains_key(&trigger.function))
         };
         oid_array(self.relations.iter().filter(fires_late).map(|row| &row.oid))
+    }
+
+    /// Functions whose text names a setting that says how strings are read, and what mentions them.
+    fn settings_changers(&self, graph: &Graph<'_>) -> HashSet<String> {
+        let names = |function: &&FunctionRow| LEXICAL_SETTINGS.iter().any(|name| function.body.contains(name));
+        let mut changers: HashSet<String> = self.functions.iter().filter(names).map(|row| row.name.clone()).collect();
+        if !changers.is_empty() {
+            graph.close_over(&mut changers);
+        }
+        changers
     }
 
     fn add_relations(
@@ -340,10 +377,21 @@ impl CatalogRows {
 /// What mentions the versions' schema, directly or through other views and functions.
 fn add_version_readers(catalog: &mut Catalog, graph: &Graph<'_>) {
     let readers = &mut catalog.version_readers;
-    for name in ["turbo", "tb_domain_version", "fn_domain_version", "fn_domain_last_bump"] {
+    // The last ones may make the transaction read-only: what waits has to be bumped before.
+    for name in [
+        "turbo",
+        "tb_domain_version",
+        "fn_domain_version",
+        "fn_domain_last_bump",
+        "set_config",
+        "transaction",
+        "transaction_read_only",
+    ] {
         readers.insert(name.to_owned());
     }
     graph.close_over(readers);
+    // A statement says by itself that it does so.
+    readers.remove("transaction");
 }
 
 /// Procedures that may end a transaction. Only CALL and DO can do that, never in a block.
@@ -371,7 +419,7 @@ mod tests {
     }
 
     fn trigger(function: &str, events: i32) -> TriggerRow {
-        TriggerRow { function: function.into(), events, deferrable: false }
+        TriggerRow { function: function.into(), events, ..TriggerRow::default() }
     }
 
     fn table(oid: u32, name: &str) -> RelationRow {

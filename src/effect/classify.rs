@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::analysis::{AnalysisContext, Control, Forgets, Kind, RowCount, Statement, Tenants, Touched, Write};
 use super::copy;
 use super::fingerprint;
+use super::keywords::KEYWORD_CALLS;
 use super::lexer::TokenKind;
 use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
@@ -14,148 +15,6 @@ use super::unknown::UnknownReason;
 use super::verbs::{Verb, verbs};
 use crate::catalog::rows::domain_of_table_name;
 use crate::catalog::{Relation, Scope, WriteEvent, bodies};
-
-/// Keywords that may stand before a parenthesis without being a function that an application made.
-const KEYWORD_CALLS: &[&str] = &[
-    "all",
-    "and",
-    "any",
-    "array",
-    "as",
-    "between",
-    "by",
-    "case",
-    "cast",
-    "check",
-    "coalesce",
-    "copy",
-    "explain",
-    "collation",
-    "columns",
-    "conflict",
-    "cross",
-    "cube",
-    "current_time",
-    "current_timestamp",
-    "default",
-    "distinct",
-    "do",
-    "else",
-    "except",
-    "exclude",
-    "exists",
-    "extract",
-    "filter",
-    "first",
-    "following",
-    "format",
-    "from",
-    "full",
-    "greatest",
-    "group",
-    "grouping",
-    "having",
-    "if",
-    "ilike",
-    "in",
-    "inner",
-    "intersect",
-    "into",
-    "is",
-    "join",
-    "json_array",
-    "json_arrayagg",
-    "json_exists",
-    "json_object",
-    "json_objectagg",
-    "json_query",
-    "json_scalar",
-    "json_serialize",
-    "json_table",
-    "json_value",
-    "key",
-    "lateral",
-    "least",
-    "left",
-    "like",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "materialized",
-    "merge_action",
-    "next",
-    "normalize",
-    "not",
-    "nullif",
-    "of",
-    "offset",
-    "on",
-    "only",
-    "or",
-    "order",
-    "outer",
-    "over",
-    "overlay",
-    "partition",
-    "position",
-    "preceding",
-    "range",
-    "returning",
-    "right",
-    "rollup",
-    "row",
-    "rows",
-    "select",
-    "set",
-    "sets",
-    "similar",
-    "some",
-    "stdin",
-    "stdout",
-    "substring",
-    "symmetric",
-    "system",
-    "bernoulli",
-    "table",
-    "tablesample",
-    "temporary",
-    "then",
-    "treat",
-    "trim",
-    "union",
-    "unique",
-    "update",
-    "using",
-    "value",
-    "values",
-    "variadic",
-    "when",
-    "where",
-    "with",
-    "within",
-    "xmlconcat",
-    "xmlelement",
-    "xmlexists",
-    "xmlforest",
-    "xmlparse",
-    "xmlpi",
-    "xmlroot",
-    "xmlserialize",
-    "xmltable",
-    "bit",
-    "char",
-    "character",
-    "dec",
-    "decimal",
-    "float",
-    "interval",
-    "nchar",
-    "numeric",
-    "time",
-    "timestamp",
-    "varchar",
-    "varying",
-];
 
 /// Statements whose names say what they may write.
 const SCOPED_FORMS: &[&str] =
@@ -219,6 +78,8 @@ impl Classifier<'_> {
             let dangerous = &self.context.catalog.dangerous;
             let calls = s.is_word(0, "create")
                 && (1..s.tokens.len()).filter_map(|index| s.name(index)).any(|name| dangerous.contains_key(&name));
+            let fires = self.context.catalog.event_triggers && s.is_any(0, &["create", "drop", "alter", "reindex"]);
+            let calls = calls || fires;
             return if calls { Kind::MayCommit(UnknownReason::Expression) } else { Kind::Alone };
         }
         if s.is_word(0, "alter") && s.tokens.len() > 3 && s.is_word(s.tokens.len() - 1, "concurrently") {
@@ -587,7 +448,10 @@ impl Classifier<'_> {
     }
 
     fn explain(&self) -> Kind {
-        let runs = ["analyze", "analyse"].iter().any(|word| self.has_words(&[word]));
+        let s = self.statement;
+        // Names of options may be quoted.
+        let analyze = |name: String| name == "analyze" || name == "analyse";
+        let runs = self.words.iter().any(|&index| s.name(index).is_some_and(analyze));
         let more = ["execute", "create", "refresh", "declare", "into"].iter().any(|word| self.has_words(&[word]));
         if runs && (more || !verbs(self.statement, 1).is_empty()) {
             return Kind::Measure(UnknownReason::Explain);
@@ -617,7 +481,12 @@ impl Classifier<'_> {
     fn anonymous_block(&self) -> Kind {
         let s = self.statement;
         let may_end = |body: &[u8]| [&b"commit"[..], b"rollback", b"call"].iter().any(|word| contains_word(body, word));
-        if (1..s.tokens.len()).any(|index| may_end(s.bytes(index))) {
+        // Escapes may spell any word.
+        let escaped = |index| {
+            matches!(s.kind(index), Some(TokenKind::EscapeString | TokenKind::OtherString))
+                && s.bytes(index).contains(&b'\\')
+        };
+        if (1..s.tokens.len()).any(|index| escaped(index) || may_end(s.bytes(index))) {
             Kind::MayCommit(UnknownReason::Do)
         } else {
             Kind::Measure(UnknownReason::Do)
@@ -634,6 +503,8 @@ impl Classifier<'_> {
             .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
             .collect();
         if touched.is_empty()
+            // What else it takes away, columns of other relations too, only the server knows.
+            || self.has_words(&["cascade"])
             || !(s.is_any(1, &["table", "materialized"]) || s.are_words(1, &["foreign", "table"]))
             || self.context.catalog.event_triggers
         {
@@ -697,9 +568,21 @@ impl Classifier<'_> {
         let behind = s.behind_parens(index + 1).unwrap_or(usize::MAX);
         let with = index > 0
             && (s.is_any(index - 1, &["with", "recursive"]) || s.kind(index - 1) == Some(TokenKind::Comma))
-            && s.is_word(behind, "as");
+            && s.is_word(behind, "as")
+            && self.is_query_in_parens(behind + 1);
         let alias = index > 0 && s.is_word(index - 1, "as");
         with || alias
+    }
+
+    /// `[[NOT] MATERIALIZED] (query)`; not the column definitions of a function's result, `AS (a int)`.
+    fn is_query_in_parens(&self, mut index: usize) -> bool {
+        let s = self.statement;
+        index += usize::from(s.is_word(index, "not"));
+        index += usize::from(s.is_word(index, "materialized"));
+        s.kind(index) == Some(TokenKind::OpenParen)
+            && (s.is_any(index + 1, &["select", "with", "table"])
+                || s.kind(index + 1) == Some(TokenKind::OpenParen)
+                || (s.is_word(index + 1, "values") && s.kind(index + 2) == Some(TokenKind::OpenParen)))
     }
 
     /// It may make the transaction read-only: bumps that wait must be there before.
@@ -719,7 +602,11 @@ impl Classifier<'_> {
         };
         let sets = s.is_any(0, &["set", "reset", "discard"]);
         let all = (1..=2).any(|index| s.is_any(index, &["all", "names"]));
-        (sets && all) || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| named(s.bytes(index))))
+        let changers = &self.context.catalog.settings_changers;
+        (sets && all)
+            || (!changers.is_empty()
+                && self.words.iter().any(|&index| s.name(index).is_some_and(|name| changers.contains(&name))))
+            || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| named(s.bytes(index))))
     }
 
     /// SQL-level PREPARE, DEALLOCATE, DISCARD: protocol-level statements go by the same names.
@@ -734,8 +621,15 @@ impl Classifier<'_> {
             () if s.are_words(0, &["deallocate", "prepare"]) && s.is_name(2) => Some(name(2)),
             () if s.is_word(0, "deallocate") => Some(name(1)),
             () if s.is_word(0, "discard") => Some(Forgets::All),
+            () if s.is_word(0, "do") && self.says(&[b"prepare", b"deallocate", b"discard"]) => Some(Forgets::All),
             () => None,
         }
+    }
+
+    /// Whether one of these words stands anywhere in the text, in strings too.
+    fn says(&self, words: &[&[u8]]) -> bool {
+        let s = self.statement;
+        (1..s.tokens.len()).any(|index| words.iter().any(|word| contains_word(s.bytes(index), word)))
     }
 
     fn reads_versions(&self) -> bool {
@@ -746,9 +640,10 @@ impl Classifier<'_> {
 
     fn is_ddl(&self) -> bool {
         let s = self.statement;
-        if s.is_word(0, "create") && (1..=2).any(|index| s.is_any(index, &["temp", "temporary"])) {
-            // Only a name that hides a relation makes a difference.
-            return self.names_relation();
+        let temporary = (1..=3).find(|index| s.is_any(*index, &["temp", "temporary"]));
+        if let Some(at) = temporary.filter(|_| s.is_word(0, "create")) {
+            // A name that hides a relation makes a difference, and a view whose reading does more than read.
+            return s.is_any(at + 1, &["view", "recursive"]) || self.names_relation();
         }
         s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign"])
             || (s.is_word(0, "select") && self.selects_into())

@@ -51,6 +51,9 @@ pub fn of_statement(
     };
     let found = match event {
         WriteEvent::Insert => of_insert(context, statement, target, relation, column),
+        WriteEvent::Update | WriteEvent::Delete if context.catalog.own_equality => {
+            Err("the application has an operator = of its own for tenants")
+        }
         WriteEvent::Update | WriteEvent::Delete => of_where(context, statement, column),
     };
     match found {

@@ -28,7 +28,7 @@ pub(crate) fn catalog() -> Catalog {
         oid: 20_000,
         ..FunctionRow::default()
     };
-    let trigger = |function: &str, events| TriggerRow { function: function.into(), events, deferrable: false };
+    let trigger = |function: &str, events| TriggerRow { function: function.into(), events, ..TriggerRow::default() };
     let rows = CatalogRows {
         installed: true,
         tenant_column: "tenant_id".into(),

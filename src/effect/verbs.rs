@@ -56,7 +56,34 @@ fn is_verb_update(s: &StatementTokens<'_>, index: usize) -> bool {
     if s.is_word(before, "then") {
         return !s.is_word(index + 1, "set") || s.is_word(index + 2, "set");
     }
+    if s.is_word(before, "for") && before.checked_sub(1).is_some_and(|at| names_cursor(s, at)) {
+        // PL/pgSQL: `c CURSOR (a int) FOR UPDATE t SET …`.
+        return !s.is_any(index + 1, BEHIND_ROW_LOCK) && s.is_name(index + 1);
+    }
     !s.is_any(before, &["do", "for", "key", "on"]) && s.kind(before) != Some(TokenKind::Dot)
+}
+
+/// What may stand behind FOR UPDATE, the row lock.
+const BEHIND_ROW_LOCK: &[&str] = &[
+    "of",
+    "nowait",
+    "skip",
+    "for",
+    "limit",
+    "offset",
+    "fetch",
+    "loop",
+    "into",
+    "returning",
+    "union",
+    "intersect",
+    "except",
+    "on",
+];
+
+/// The end of a cursor's declaration: CURSOR, or its parameters.
+fn names_cursor(s: &StatementTokens<'_>, at: usize) -> bool {
+    s.is_word(at, "cursor") || s.kind(at) == Some(TokenKind::CloseParen)
 }
 
 /// ONLY is reserved: an unquoted `only` before a name or parenthesis is the keyword.

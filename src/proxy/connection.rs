@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::socket::Socket;
-use crate::catalog::loader::Database;
+use crate::catalog::loader::{CatalogChange, Database};
 use crate::limits;
 use crate::session::{ClientStep, Event, Need, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
@@ -84,6 +84,8 @@ struct Pump {
     session: Option<Session>,
     view: Option<View>,
     database: Option<Arc<Database>>,
+    /// The session's open transaction has changed the catalog.
+    change: Option<CatalogChange>,
     metrics: Arc<Metrics>,
     out: Output,
     held: bool,
@@ -110,6 +112,7 @@ impl Connection {
             session: view.clone().map(|view| Session::new(view, name)),
             view,
             database: self.database,
+            change: None,
             metrics: self.metrics,
             out: Output::default(),
             held: false,
@@ -450,6 +453,10 @@ impl Pump {
     }
 
     fn report_events(&mut self) {
+        let changes = self.session.as_ref().is_some_and(Session::changes_catalog);
+        if changes != self.change.is_some() {
+            self.change = self.database.as_ref().filter(|_| changes).map(Database::begin_change);
+        }
         for event in self.out.events.drain(..) {
             self.metrics.on_event(event);
             match (event, &self.database) {

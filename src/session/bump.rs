@@ -88,6 +88,8 @@ pub struct Measured {
     pub looks: Looks,
     /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
     pub deferred: Arc<str>,
+    /// All deferrable triggers, the same way.
+    pub triggers: Arc<str>,
     /// Which part of the statement runs.
     pub portion: Portion,
 }
@@ -122,6 +124,11 @@ impl Measured {
             Looks::Every(relations) => Some(relations),
             Looks::Server => None,
         }
+    }
+
+    /// Deferrable triggers that are known, where there may be others.
+    fn triggers(&self) -> Option<&str> {
+        (self.looks == Looks::Server).then_some(&*self.triggers)
     }
 
     fn domains(&self) -> &str {
@@ -194,8 +201,8 @@ impl Injector {
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7)",
-            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY],
             &[
                 measured.relations(),
                 Some(measured.domains()),
@@ -204,6 +211,7 @@ impl Injector {
                 Some(&measured.deferred),
                 Some(SUMMARY),
                 Some(measured.portion.sql()),
+                measured.triggers(),
             ],
         )
     }
@@ -282,13 +290,14 @@ impl Injector {
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}) AS \"{}\"",
             measured.relations_sql(),
             literal(measured.domains()),
             literal(measured.scope()),
             literal(&self.settings),
             literal(&measured.deferred),
             literal(SUMMARY),
+            measured.triggers().map(|known| format!(", triggers => {}", literal(known))).unwrap_or_default(),
             self.name
         )
     }
@@ -384,6 +393,7 @@ mod tests {
             Injector::new("_t1", &[]).measure_end_sql(&Measured {
                 looks: Looks::Every("{16385}".into()),
                 deferred: "{7}".into(),
+                triggers: "{8}".into(),
                 portion: Portion::Whole
             }),
             "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""

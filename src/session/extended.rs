@@ -35,7 +35,9 @@ impl Session {
     }
 
     fn prepare(&self, parse: &Parse<'_>) -> Prepared {
-        if self.settings.lexable || parse.sql.is_ascii() {
+        // Behind a change of settings in the same pipeline, texts that may be read in more than one way are not.
+        let readable = !self.unit.changes_settings || (parse.sql.is_ascii() && !parse.sql.contains(&b'\\'));
+        if readable && (self.settings.lexable || parse.sql.is_ascii()) {
             Prepared::new(&self.view.analyzer, parse.sql, parse.type_bytes(), self.settings.standard_conforming_strings)
         } else {
             Prepared::opaque(Analysis::opaque(parse.sql.len(), UnknownReason::Encoding))
@@ -107,7 +109,7 @@ impl Session {
         let ends_block =
             matches!(act, Act::Control(Control::Commit { .. } | Control::Rollback { .. } | Control::Prepare));
         self.flushed = false;
-        self.unit.changes_settings |= portal.changes_settings;
+        self.unit.changes_settings |= self.unsettles(portal.changes_settings, matches!(act, Act::Control(_)));
         self.unit.open = true;
         self.unit.executes += 1;
         if portal.ddl && self.is_active() {
@@ -167,9 +169,9 @@ impl Session {
             // Row-changing statements run to their end at the first Execute, even if rows of
             // RETURNING are left to fetch (portals.c, PORTAL_ONE_RETURNING).
             Act::Write { .. } if portal.executed => Act::Harmless,
-            Act::Fetch(cursor) if self.is_fresh() && self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(cursor) if self.is_harmless_cursor(&cursor) => Act::Harmless,
             Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
-            Act::Harmless | Act::Write { .. } if !portal.timeless && !self.is_fresh() => {
+            Act::Harmless | Act::Write { .. } if !portal.timeless && !self.knows(portal.generation) => {
                 Act::Measure(UnknownReason::CatalogStale)
             }
             // Behind other messages of its unit it may commit too (PostgreSQL 15), and what follows may fail:
@@ -205,7 +207,7 @@ impl Session {
         match act {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
-            Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
+            Act::DeclareCursor { name, harmless } => self.declare_cursor(&name, harmless),
             Act::Write { effect, sure, leaves_no_trace_without_rows, copy } => {
                 out.events.push(Event::Statement(StatementClass::Write));
                 if self.context() != Context::Failed {

@@ -173,6 +173,8 @@ pub struct Session {
     measure_after_copy: Option<Vec<u8>>,
     /// Outstanding messages that may change how strings are read.
     settings_in_flight: usize,
+    /// A statement may have changed how strings are read: the end of its transaction may change it back.
+    settings_unsettled: bool,
     /// Outstanding messages that may make the server read copy data.
     copies_in_flight: usize,
     /// Outstanding messages that may change the catalog.
@@ -213,6 +215,7 @@ impl Session {
             copy_tenants: None,
             measure_after_copy: None,
             settings_in_flight: 0,
+            settings_unsettled: false,
             copies_in_flight: 0,
             ddl_in_flight: 0,
             flushed: false,
@@ -383,6 +386,12 @@ impl Session {
         self.late_ready.is_some() || self.bumps_owed > 0 || self.outstanding.iter().any(owes)
     }
 
+    /// This session's open transaction may have changed the catalog: others cannot see that yet.
+    #[must_use]
+    pub const fn changes_catalog(&self) -> bool {
+        self.own_ddl
+    }
+
     /// Statements that may have committed, in a unit that the client never ended: their bumps cannot go on this
     /// connection, since a Sync would commit what followed them.
     #[must_use]
@@ -432,6 +441,19 @@ impl Session {
     /// Whether the catalog at hand is the one that the server works with.
     const fn is_fresh(&self) -> bool {
         self.view.fresh && !self.own_ddl
+    }
+
+    /// Whether what the catalog of this generation said still holds.
+    fn knows(&self, generation: u64) -> bool {
+        self.is_fresh() && generation == self.view.analyzer.catalog.generation
+    }
+
+    fn is_harmless_cursor(&self, name: &str) -> bool {
+        self.is_fresh() && self.names.is_harmless_cursor(name, self.view.analyzer.catalog.generation)
+    }
+
+    fn declare_cursor(&mut self, name: &str, harmless: bool) {
+        self.names.declare_cursor(name, harmless, self.view.analyzer.catalog.generation);
     }
 
     /// Puts the bumps of all pending writes before the message at hand. `false`: a command tag must
@@ -491,7 +513,20 @@ impl Session {
             Some(scope) => Looks::Scope(Arc::clone(scope)),
             None => Looks::Every(Arc::clone(&catalog.tracked)),
         };
-        Measured { looks, deferred: Arc::clone(&catalog.deferred), portion: Portion::Whole }
+        Measured {
+            looks,
+            deferred: Arc::clone(&catalog.deferred),
+            triggers: Arc::clone(&catalog.deferrable_triggers),
+            portion: Portion::Whole,
+        }
+    }
+
+    /// A statement is about to be sent; whether it may change how strings are read, by itself or by ending or
+    /// undoing what did.
+    fn unsettles(&mut self, changes_settings: bool, is_control: bool) -> bool {
+        let unsettles = changes_settings || (is_control && self.settings_unsettled);
+        self.settings_unsettled |= changes_settings;
+        unsettles
     }
 
     /// A statement that may change the catalog is about to be sent.

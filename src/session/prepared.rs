@@ -64,7 +64,7 @@ impl Prepared {
         };
         let Some(statement) = analysis.single() else {
             // Empty, or several statements: the server refuses those.
-            return Portal::default();
+            return Portal { timeless: true, ..Portal::default() };
         };
         let parameter_type = |number: u16| {
             let at = usize::from(number).saturating_sub(1) * 4;
@@ -78,6 +78,7 @@ impl Prepared {
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
             timeless: statement.timeless,
+            generation: analyzer.catalog.generation,
             changes_settings: statement.changes_settings,
             forgets: statement.forgets.clone(),
             executed: false,
@@ -106,6 +107,8 @@ pub struct Portal {
     pub ddl: bool,
     /// The catalog does not matter.
     pub timeless: bool,
+    /// Of the catalog that says so.
+    pub generation: u64,
     /// How strings are read may change.
     pub changes_settings: bool,
     /// Prepared statements that it makes or removes.
@@ -259,8 +262,8 @@ pub struct Names {
     /// Who made (or removed) the present meaning of a name.
     makers: HashMap<(bool, Box<[u8]>), u64>,
     made: u64,
-    /// Cursors of SQL whose query is harmless.
-    harmless_cursors: Vec<String>,
+    /// Cursors of SQL whose query is harmless, by the catalog of this generation.
+    harmless_cursors: Vec<(String, u64)>,
 }
 
 impl Names {
@@ -318,7 +321,7 @@ impl Names {
     pub fn set_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Undo {
         let name = key(name);
         // Portals and cursors share their names.
-        self.harmless_cursors.retain(|cursor| cursor.as_bytes() != name);
+        self.harmless_cursors.retain(|(cursor, _)| cursor.as_bytes() != name);
         let former = self.replace_portal(name, portal);
         Undo { name: name.into(), made: self.make(true, name), former: Former::Portal(former) }
     }
@@ -368,11 +371,11 @@ impl Names {
     }
 
     /// DECLARE was sent.
-    pub fn declare_cursor(&mut self, name: &str, harmless: bool) {
-        self.harmless_cursors.retain(|known| known != name);
+    pub fn declare_cursor(&mut self, name: &str, harmless: bool, generation: u64) {
+        self.harmless_cursors.retain(|(known, _)| known != name);
         self.portals.remove(key(name.as_bytes()));
         if harmless && self.harmless_cursors.len() < limits::CURSORS_MAX {
-            self.harmless_cursors.push(name.to_owned());
+            self.harmless_cursors.push((name.to_owned(), generation));
         }
     }
 
@@ -381,9 +384,9 @@ impl Names {
         self.harmless_cursors.clear();
     }
 
-    /// Whether FETCH from this cursor cannot write.
+    /// Whether FETCH from this cursor cannot write, by the same catalog.
     #[must_use]
-    pub fn is_harmless_cursor(&self, name: &str) -> bool {
-        self.harmless_cursors.iter().any(|known| known == name)
+    pub fn is_harmless_cursor(&self, name: &str, generation: u64) -> bool {
+        self.harmless_cursors.iter().any(|(known, of)| known == name && *of == generation)
     }
 }

@@ -86,6 +86,10 @@ impl Session {
                 _ => Purpose::Bump,
             };
             report_result(purpose, body, &mut out.events);
+            if body.ends_with(b" l") || body.ends_with(b" l c") {
+                // The measured statement has made its transaction read-only.
+                self.bumps_owed = self.bumps_owed.saturating_add(1);
+            }
             if body.ends_with(b" c") {
                 // What was measured has changed definitions.
                 self.note_ddl(out);
@@ -445,6 +449,7 @@ impl Session {
         }
         if status == TransactionStatus::Idle && self.outstanding.is_empty() && !self.unit.open {
             self.names.end_transaction();
+            self.settings_unsettled = false;
         }
         if self.outstanding.is_empty() {
             self.names.settle();
@@ -524,7 +529,8 @@ fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
     if text.starts_with('d') {
         return events.push(Event::AuditDisagreement);
     }
-    let Ok(rows) = text.trim_end_matches(" c").parse::<i64>() else { return };
+    let rows = text.split(' ').next().unwrap_or_default();
+    let Ok(rows) = rows.parse::<i64>() else { return };
     let count = rows.unsigned_abs();
     match purpose {
         _ if rows == 0 => {}

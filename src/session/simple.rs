@@ -9,7 +9,7 @@ use super::rewrite::Rewriter;
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Session, StatementClass};
 use crate::effect::unknown::UnknownReason;
-use crate::effect::{Analysis, Control, Statement};
+use crate::effect::{Analysis, Control, Kind, Statement};
 use crate::wire::encode;
 use crate::wire::frontend::query_text;
 
@@ -124,7 +124,7 @@ impl Session {
     pub(super) fn act(&self, statement: &Statement) -> Act {
         let stale = !statement.timeless && !self.is_fresh();
         match Act::of(&statement.kind, literal_tenant) {
-            Act::Fetch(cursor) if self.is_fresh() && self.names.is_harmless_cursor(&cursor) => Act::Harmless,
+            Act::Fetch(cursor) if self.is_harmless_cursor(&cursor) => Act::Harmless,
             Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
             Act::Harmless | Act::Write { .. } if stale => Act::Measure(UnknownReason::CatalogStale),
             act => act,
@@ -140,7 +140,9 @@ impl Session {
         let mut query = QueryRequest {
             ddl,
             copy_in: analysis.statements.iter().any(|statement| statement.copy_in),
-            changes_settings: analysis.statements.iter().any(|statement| statement.changes_settings),
+            changes_settings: analysis.statements.iter().any(|statement| {
+                self.unsettles(statement.changes_settings, matches!(statement.kind, Kind::Control(_)))
+            }),
             changes_block: analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::Control(_))),
             ..QueryRequest::default()
         };
@@ -276,7 +278,7 @@ impl Session {
                     self.rewrite_audit(statement, &[], false, rewriter);
                 }
             }
-            Act::DeclareCursor { name, harmless } => self.names.declare_cursor(&name, harmless),
+            Act::DeclareCursor { name, harmless } => self.declare_cursor(&name, harmless),
             Act::Control(control) => {
                 out.events.push(Event::Statement(StatementClass::Control));
                 position.on_control(control);

@@ -480,3 +480,135 @@ async fn a_hot_standby() {
     running.shutdown().await;
     env.stop().await;
 }
+
+const FOUND_OBJECTS: &str = "
+    CREATE TABLE tb_log (id int, note text);
+    CREATE TABLE tb_key (id int PRIMARY KEY);
+    CREATE TYPE mood AS ENUM ('a');
+    ALTER TABLE tv_plain ADD COLUMN mood mood;
+    CREATE TABLE heir (LIKE tv_feed);
+    CREATE FUNCTION app.cursor() RETURNS void LANGUAGE plpgsql AS $$
+        DECLARE c CURSOR FOR UPDATE tv_feed SET id = id RETURNING id; r record; BEGIN OPEN c; FETCH c INTO r; CLOSE c; END $$;
+    CREATE FUNCTION app.backslash() RETURNS void LANGUAGE plpgsql SET standard_conforming_strings = off AS $$
+        DECLARE a text; BEGIN a := '\\'' || '; INSERT INTO tb_log VALUES (1, '; INSERT INTO tv_feed VALUES (9); a := '\\''; END $$;
+    CREATE FUNCTION app.feed() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_feed SELECT max(id) + 1 FROM tv_feed; RETURN true; END $$;
+    CREATE FUNCTION app.quiet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+    CREATE FUNCTION app.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_feed VALUES (7); RETURN NEW; END $$;
+    CREATE TABLE tb_when (id int);
+    CREATE TRIGGER quiet BEFORE INSERT ON tb_when FOR EACH ROW WHEN (app.feed()) EXECUTE FUNCTION app.quiet();
+    CREATE FUNCTION app.shadow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN old.tenant_id := '22222222-2222-2222-2222-222222222222'; RETURN OLD; END $$;
+    CREATE TABLE tv_shadow (id int, tenant_id uuid); INSERT INTO tv_shadow VALUES (1, '11111111-1111-1111-1111-111111111111');
+    CREATE TRIGGER shadow BEFORE UPDATE ON tv_shadow FOR EACH ROW EXECUTE FUNCTION app.shadow();
+    CREATE FUNCTION app.seals() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_feed VALUES (8); SET TRANSACTION READ ONLY; END $$;
+    CREATE FUNCTION app.locks_up() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('transaction_read_only', 'on', true); END $$;
+    CREATE TABLE tb_part (id int) PARTITION BY RANGE (id);
+    CREATE FUNCTION app.temp_view() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CREATE TEMP VIEW tview AS SELECT app.feed(); END $$;
+    INSERT INTO tv_feed VALUES (1); INSERT INTO tv_plain VALUES (1);
+";
+
+/// What attackers found.
+#[tokio::test(flavor = "multi_thread")]
+async fn found() {
+    let env = Env::new(Route::Direct).await;
+    env.direct(FOUND_OBJECTS).await;
+    env.settle_catalog().await;
+    let rows: Vec<Row> = vec![
+        ("a bound cursor of PL/pgSQL FOR UPDATE of a table", ask(query("SELECT app.cursor()")), "feed: * +1"),
+        ("a body that is written for other strings", ask(query("SELECT app.backslash()")), "feed: * +1"),
+        ("EXPLAIN with a quoted option", ask(query("EXPLAIN (\"analyze\") UPDATE tv_feed SET id = id")), "feed: * +1"),
+        ("the condition of a trigger", ask(query("INSERT INTO tb_when VALUES (1)")), "feed: * +1"),
+        (
+            "a trigger that gives back OLD, changed",
+            ask(query(&format!("UPDATE tv_shadow SET id = 2 WHERE tenant_id = '{T1}'"))),
+            "shadow: * +1",
+        ),
+        (
+            "a temporary view over a function that writes",
+            ask_all(&["CREATE TEMP VIEW tv AS SELECT app.feed()", "SELECT * FROM tv"]),
+            "feed: * +1",
+        ),
+        ("the same, made by a function", ask_all(&["SELECT app.temp_view()", "SELECT * FROM tview"]), "feed: * +1"),
+        (
+            "a deferred trigger that the same transaction made",
+            ask_all(&[
+                "BEGIN",
+                "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON tb_log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.late()",
+                "INSERT INTO tb_log VALUES (1)",
+                "COMMIT",
+                "DROP TRIGGER late ON tb_log",
+            ]),
+            "feed: * +1; plain: * +1; post: * +1; shadow: * +1; user: * +1",
+        ),
+        (
+            "a measured statement that makes its transaction read-only",
+            ask_all(&["BEGIN", "SELECT app.seals()", "COMMIT"]),
+            "feed: * +1; plain: * +1; post: * +1; shadow: * +1; user: * +1",
+        ),
+        (
+            "a function that makes it read-only behind a write",
+            ask_all(&["BEGIN", &user(1), "SELECT app.locks_up()", "COMMIT"]),
+            "user: T1 +1",
+        ),
+        ("a type is dropped with its columns", ask(query("DROP TYPE mood CASCADE")), "plain: * +1"),
+        ("a table becomes an heir", ask(query("ALTER TABLE heir INHERIT tv_feed")), "feed: * +1"),
+        (
+            "a block that prepares a statement of a known name",
+            vec![
+                Step::Ask(0, [parse("known", "SELECT 1"), sync()].concat(), 1),
+                Step::Ask(
+                    0,
+                    query(
+                        "DO $$ BEGIN EXECUTE 'DEALLOCATE known'; EXECUTE 'PREPARE known AS INSERT INTO tv_plain VALUES (5)'; END $$",
+                    ),
+                    1,
+                ),
+                Step::Ask(0, [bind("", "known", &[]), execute("", 0), sync()].concat(), 1),
+            ],
+            "plain: * +1",
+        ),
+        (
+            "strings are read otherwise again behind a ROLLBACK in the same flight",
+            vec![
+                Step::Ask(0, query("BEGIN"), 1),
+                Step::Ask(0, query("SET LOCAL standard_conforming_strings = off"), 1),
+                Step::Ask(
+                    0,
+                    [query("ROLLBACK"), query("SELECT '\\'; INSERT INTO tv_plain VALUES (6); SELECT '\\'")].concat(),
+                    2,
+                ),
+            ],
+            "plain: * +1",
+        ),
+        (
+            "a DO whose COMMIT is spelled with an escape",
+            ask(query("DO E'BEGIN INSERT INTO tv_plain VALUES (7); COMM\\x49T; END'")),
+            "feed: * +1; plain: * +1; post: * +1; shadow: * +1; user: * +1",
+        ),
+    ];
+    check(&env, rows).await;
+    env.stop().await;
+}
+
+/// A statement that waits for a lock of an open transaction runs with the definitions that it made.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_an_open_definition() {
+    let env = Env::new(Route::Direct).await;
+    env.direct(FOUND_OBJECTS).await;
+    env.settle_catalog().await;
+    let before = env.versions().await;
+    let mut definer = Wire::login(env.port);
+    let mut writer = Wire::login(env.port);
+    definer.ask(&query("BEGIN"));
+    let generation = env.generation().await;
+    definer.ask(&query("CREATE TRIGGER now AFTER INSERT ON tb_key FOR EACH ROW EXECUTE FUNCTION app.late()"));
+    // The reader of the catalog had time to look: it sees nothing yet.
+    eventually("the catalog is read", async || env.generation().await > generation).await;
+    writer.send(&query("INSERT INTO tb_key VALUES (1)"));
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    eventually("the writer waits", async || env.direct.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1)
+        .await;
+    definer.ask(&query("COMMIT"));
+    writer.until(b'Z');
+    assert_eq!(env.versions().await.since(&before), "feed: * +1");
+    env.stop().await;
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::wire::{Wire, query, startup, transcript};
 use crate::support::{Env, Route, Setup, T1, eventually, try_connect};
+use turnstile::versions;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drain_lets_transactions_end() {
@@ -122,4 +123,33 @@ async fn http(address: std::net::SocketAddr, path: &str) -> (u16, String) {
     stream.read_to_string(&mut text).await.unwrap();
     let status = text.split(' ').nth(1).unwrap().parse().unwrap();
     (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+/// Reading the catalog prints definitions of views, which waits for their locks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_definition_keeps_nobody_out() {
+    let env = Env::new(Route::Direct).await;
+    env.direct("CREATE DATABASE second TEMPLATE template0").await;
+    let second = try_connect(env.cluster.port(), "second").await.unwrap();
+    versions::install(&second).await.unwrap();
+    second.batch_execute("CREATE TABLE tv_a (id int); CREATE VIEW v AS SELECT 1 AS one").await.unwrap();
+    second.batch_execute("BEGIN; LOCK TABLE v IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let client = try_connect(env.port, "second").await.unwrap();
+    client.batch_execute("INSERT INTO tv_a VALUES (1)").await.unwrap();
+    second.batch_execute("COMMIT").await.unwrap();
+    let version = "SELECT version FROM turbo.tb_domain_version WHERE domain = 'a' AND tenant_id IS NULL";
+    assert_eq!(second.query_one(version, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let databases = &env.running.as_ref().unwrap().databases;
+    let database = databases.get("second").await.unwrap();
+    eventually("the catalog is read", async || database.view().fresh).await;
+    client.batch_execute("INSERT INTO tv_a VALUES (2)").await.unwrap();
+    assert_eq!(second.query_one(version, &[]).await.unwrap().get::<_, i64>(0), 2);
+    // Dropped: forgotten, nobody asks for it any more; made again: found.
+    drop((client, second));
+    env.direct("DROP DATABASE second WITH (FORCE)").await;
+    eventually("it is forgotten", async || database.is_forgotten()).await;
+    env.direct("CREATE DATABASE second").await;
+    try_connect(env.port, "second").await.unwrap().batch_execute("SELECT 1").await.unwrap();
+    assert!(!databases.get("second").await.unwrap().is_forgotten());
+    env.stop().await;
 }

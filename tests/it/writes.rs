@@ -1,7 +1,7 @@
 //! Catalog and measurement against a real server: what a statement drags along.
 
 use crate::support::wire::{Wire, query, sync, unnamed};
-use crate::support::{Env, Route, Setup, T1};
+use crate::support::{Env, Route, Setup, T1, eventually};
 
 const OBJECTS: &str = "
     CREATE TABLE tb_source (id int PRIMARY KEY, tenant_id uuid);
@@ -122,8 +122,9 @@ async fn a_function_that_learns_to_write() {
     let (_, moved) = env
         .moved(async {
             wire.ask(&query("BEGIN"));
+            let generation = env.generation().await;
             wire.ask(&query(&define("INSERT INTO tv_plain VALUES (n)")));
-            env.settle_catalog().await;
+            eventually("the catalog is read", async || env.generation().await > generation).await;
             wire.ask(&query("SELECT learner(1)"));
             wire.ask(&query("COMMIT"));
         })

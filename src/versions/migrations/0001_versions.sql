@@ -377,27 +377,31 @@ $function$;
 -- statement may write: 'these' nothing, 'parts' new parts of them, 'every' any tracked relation, also one that
 -- another session has just made. Where it cannot know (track_counts is off, the transaction ended in between, a
 -- relation that may have changed is gone) it bumps every domain. deferred: relations with deferrable triggers
--- that may write. portion: 'whole', or 'first' and 'next' where a portal runs a few rows at a time: one
--- statement bumps a domain once. Returns the number of log rows, negative where it could not know, with a c behind it
--- when definitions changed.
+-- that may write; triggers: the deferrable ones that are known, where others may have been made since. portion: 'whole', or 'first' and 'next' where a portal runs a few rows at a time: one
+-- statement bumps a domain once. Returns the number of log rows, negative where it could not know; behind it an l
+-- where the statement made the transaction read-only, so that the bumps must come later, and a c when definitions
+-- changed.
 CREATE FUNCTION turbo.fn_measure_end(
     relations oid[], domains text[], scope text, settings text[], deferred oid[], summary text,
-    portion text DEFAULT 'whole') RETURNS text
+    portion text DEFAULT 'whole', triggers oid[] DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
     v_before pg_catalog.text := pg_catalog.current_setting('turnstile.measured', true);
     v_after pg_catalog.text;
     v_known pg_catalog.oid[] := relations;
+    v_deferred pg_catalog.oid[] := deferred;
 BEGIN
-    IF (v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL)
-       OR pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on' THEN
+    IF v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
         RETURN '0';
+    END IF;
+    IF triggers IS NOT NULL THEN
+        v_deferred := v_deferred OPERATOR(pg_catalog.||) turbo.fn_deferred(triggers);
     END IF;
     -- A deferred trigger fires when it is too late to measure.
     IF v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
-       AND (deferred OPERATOR(pg_catalog.=) '{}'
-            OR pg_catalog.strpos(turbo.fn_counters(deferred), ':') OPERATOR(pg_catalog.=) 0) THEN
+       AND (v_deferred OPERATOR(pg_catalog.=) '{}'
+            OR pg_catalog.strpos(turbo.fn_counters(v_deferred), ':') OPERATOR(pg_catalog.=) 0) THEN
         IF v_known IS NULL THEN
             v_known := pg_catalog.string_to_array(pg_catalog.split_part(v_before, '/', 4), ',')::pg_catalog.oid[];
             v_before := pg_catalog.regexp_replace(v_before, '/[^/]*$', '');
@@ -410,6 +414,14 @@ BEGIN
     END IF;
     RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary, portion);
 END
+$function$;
+
+-- Relations with triggers that may fire at COMMIT, apart from these.
+CREATE FUNCTION turbo.fn_deferred(triggers oid[]) RETURNS oid[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT coalesce(array_agg(DISTINCT t.tgrelid), '{}') FROM pg_trigger t
+     WHERE t.tgdeferrable AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.oid <> ALL (triggers)
 $function$;
 
 -- The second half of fn_measure_end: what was counted before and after differs. after is NULL where nothing
@@ -430,6 +442,9 @@ BEGIN
     v_pairs := cardinality(v_moved.moved);
     IF v_pairs = 0 THEN
         RETURN '0' || v_moved.definitions;
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '0 l' || v_moved.definitions;
     END IF;
     v_rows := turbo.fn_bump(array_fill(0, ARRAY[v_pairs]), array_fill(1::bigint, ARRAY[v_pairs]),
                             array_fill(CASE WHEN settings = '{}' THEN '' ELSE '@' END, ARRAY[v_pairs]),
@@ -481,7 +496,7 @@ BEGIN
         END LOOP;
         IF split_part(after, '/', 1) <> split_part(before, '/', 1) OR split_part(after, '/', 2) <> split_part(before, '/', 2) THEN
             v_changed := v_changed || turbo.fn_rewritten(before, relations);
-            unknown := EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
+            unknown := pg_stat_get_xact_tuples_deleted(2611) > 0 OR EXISTS (SELECT FROM unnest(relations) r WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = r))
                 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = ANY (v_changed) AND c.relname NOT LIKE E'tv\\_%'
                               AND NOT EXISTS (SELECT FROM turbo.fn_tracked() t WHERE t.relation = c.oid));
             definitions := turbo.fn_definitions_changed(split_part(after, '/', 2) <> split_part(before, '/', 2));
@@ -521,7 +536,8 @@ BEGIN
 END
 $function$;
 
--- ' c' where definitions changed, '' where all that was done is to make temporary tables, or to TRUNCATE.
+-- ' c' where definitions changed, '' where all that was done is to make temporary tables that hide nothing, or to
+-- TRUNCATE.
 -- other: counters besides those of pg_class moved.
 CREATE FUNCTION turbo.fn_definitions_changed(other boolean) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -533,7 +549,8 @@ AS $function$
                       + pg_stat_get_xact_tuples_updated(2618) + pg_stat_get_xact_tuples_deleted(1259)
                       + pg_stat_get_xact_tuples_updated(1249) + pg_stat_get_xact_tuples_updated(2615) > 0
                 THEN ' c' ELSE '' END
-      FROM (SELECT c.relpersistence = 't' AND c.relname NOT LIKE E'tv\\_%' AS temporary,
+      FROM (SELECT c.relpersistence = 't' AND c.relkind <> 'v'
+                   AND NOT EXISTS (SELECT FROM pg_class h WHERE h.relname = c.relname AND h.relpersistence <> 't') AS temporary,
                    EXISTS (SELECT FROM pg_attribute a
                             WHERE a.attrelid = c.oid AND age(a.xmin) <= 0 AND turbo.fn_is_own(a.xmin))
                    OR EXISTS (SELECT FROM pg_type t
@@ -543,14 +560,18 @@ AS $function$
 $function$;
 
 -- Relations whose pg_class row was written since fn_measure_begin, which looked at these: TRUNCATE, rewrites, a
--- table that is new or goes by a new name.
+-- table that is new or goes by a new name; and those whose columns or parts this transaction changed.
 CREATE FUNCTION turbo.fn_rewritten(before text, relations oid[]) RETURNS oid[]
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $function$
     SELECT coalesce(array_agg(c.oid), '{}') FROM pg_class c
      WHERE c.oid = ANY (relations || turbo.fn_tracked_relations())
        -- CASE: only of our own new relations may the size be asked for, since that locks them.
-       AND CASE WHEN NOT turbo.fn_is_own(c.xmin) THEN false
+       AND CASE WHEN c.oid = ANY (relations)
+                     AND (EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND age(a.xmin) <= 0 AND turbo.fn_is_own(a.xmin))
+                          OR EXISTS (SELECT FROM pg_inherits i
+                                      WHERE c.oid IN (i.inhparent, i.inhrelid) AND age(i.xmin) <= 0 AND turbo.fn_is_own(i.xmin))) THEN true
+                WHEN NOT turbo.fn_is_own(c.xmin) THEN false
                 WHEN split_part(before, '/', 1) <> '0'
                      AND strpos(before, ',' || c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text || ',') > 0 THEN false
                 -- One that is new has changed if it has rows, or had before it came by its name.

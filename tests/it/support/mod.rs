@@ -186,6 +186,12 @@ impl Env {
         eventually("the catalog is fresh", async || database.view().fresh).await;
     }
 
+    /// Counts readings of the catalog.
+    pub async fn generation(&self) -> u64 {
+        let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
+        database.view().analyzer.catalog.generation
+    }
+
     pub async fn stop(mut self) {
         if let Some(running) = self.running.take() {
             tokio::time::timeout(Duration::from_secs(20), running.shutdown()).await.unwrap();
