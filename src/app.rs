@@ -8,18 +8,20 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
-use crate::catalog::control::{ControlPool, pg_words};
+use crate::catalog::control::{self, ControlPool};
 use crate::catalog::loader::{self, Databases, LoadError};
 use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
-use crate::config::{Config, ConfigFile, parse_server};
+use crate::config::{Config, ConfigFile, ServerAddress, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
 use crate::embedded::{Cluster, ClusterOptions};
-use crate::proxy::listener::Proxy;
+use crate::proxy::connect::Server;
+use crate::proxy::listener::{Parts, Proxy};
+use crate::proxy::verifiers::Source;
 use crate::telemetry::{logging, metrics::Metrics};
+use crate::tls::{Acceptor, Connector, SetupError};
 use crate::versions::{self, SchemaState};
 
 /// A proxy that runs in this process.
@@ -35,6 +37,7 @@ pub struct Running {
     pub databases: Arc<Databases>,
     drain: CancellationToken,
     stop: CancellationToken,
+    acceptor: Option<Arc<Acceptor>>,
     proxy: JoinHandle<()>,
 }
 
@@ -52,7 +55,16 @@ impl Running {
         let listener =
             TcpListener::bind(&config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
         let databases = Arc::new(Databases::new(Arc::clone(&config), Arc::clone(&metrics), stop.clone()));
-        let database = control_database(&config.control);
+        let database = control_database(&config.control.config);
+        let acceptor = config.tls.clone().map(Acceptor::new).transpose()?.map(Arc::new);
+        let server = Server {
+            address: config.server.clone(),
+            tls: config.server_tls.clone(),
+            connector: match &config.server {
+                ServerAddress::Tcp(host, _) => Connector::new(&config.server_tls, host)?,
+                ServerAddress::Unix(_) => None,
+            },
+        };
         let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
         match databases.get(&database).await {
             Ok(_) => {}
@@ -62,11 +74,35 @@ impl Running {
             }
         }
         let listen = listener.local_addr()?;
-        let proxy =
-            Proxy::new(Arc::clone(&config), Arc::clone(&databases), Arc::clone(&metrics), drain.clone(), random());
+        let verifiers = config
+            .verifiers
+            .clone()
+            .map(|from| Ok::<_, SetupError>(Source::new(from, ControlPool::new(&config, &database)?)));
+        let parts = Parts {
+            config: Arc::clone(&config),
+            databases: Arc::clone(&databases),
+            metrics: Arc::clone(&metrics),
+            drain: drain.clone(),
+            server,
+            acceptor: acceptor.clone(),
+            verifiers: verifiers.transpose()?,
+        };
+        let proxy = Proxy::new(parts, random(), crate::tls::random()?);
         let proxy = tokio::spawn(async move { proxy.run(listener).await });
+        if let Some(acceptor) = acceptor.clone() {
+            let stop = stop.clone();
+            tokio::spawn(async move { acceptor.watch(stop).await });
+        }
         tracing::info!(%listen, server = %config.server, "turnstile is ready");
-        Ok(Self { listen, admin, metrics, databases, drain, stop, proxy })
+        Ok(Self { listen, admin, metrics, databases, drain, stop, acceptor, proxy })
+    }
+
+    /// Loads the TLS certificate again.
+    pub fn reload(&self) {
+        match &self.acceptor {
+            Some(acceptor) => acceptor.reload(),
+            None => tracing::info!("SIGHUP: there is no TLS certificate to load"),
+        }
     }
 
     /// Stops accepting, lets running transactions end within the drain timeout, then closes.
@@ -93,7 +129,7 @@ async fn start_admin(
     })?;
     let listen = listener.local_addr()?;
     let admin =
-        Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: ControlPool::new(config, database) };
+        Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: ControlPool::new(config, database)? };
     let stop = stop.clone();
     tokio::spawn(async move {
         if let Err(error) = admin::serve(listener, admin, stop).await {
@@ -157,7 +193,10 @@ pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
         None => None,
     };
     let running = Running::start(Config::new(&args, &file)?).await?;
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = reload_on_hangup(&running) => {}
+    }
     tracing::info!("shutting down: no new clients, running transactions may end");
     tokio::select! {
         () = running.shutdown() => {}
@@ -174,6 +213,16 @@ pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
 pub async fn start_cluster(data_dir: Option<std::path::PathBuf>) -> anyhow::Result<Cluster> {
     let options = ClusterOptions { data_dir, ..ClusterOptions::default() };
     Ok(tokio::task::spawn_blocking(move || Cluster::start(&options)).await??)
+}
+
+/// Reloads the TLS certificate at each SIGHUP.
+async fn reload_on_hangup(running: &Running) {
+    let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else {
+        return std::future::pending().await;
+    };
+    while hangup.recv().await.is_some() {
+        running.reload();
+    }
 }
 
 /// SIGINT and SIGTERM, listened for from the moment that this is made.
@@ -205,16 +254,10 @@ impl Signals {
 /// A plain connection to the database that `--server` or the file names.
 async fn connect(args: &ServerArgs, file: &ConfigFile) -> anyhow::Result<tokio_postgres::Client> {
     let server = args.server.as_deref().or_else(|| file.server()).context(crate::config::ConfigError::NoServer)?;
-    let config = parse_server("server", server)?;
-    let (client, connection) = config.connect(NoTls).await.map_err(|error| {
-        anyhow::anyhow!("cannot connect to database {:?}: {}", control_database(&config), pg_words(&error))
-    })?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
-    Ok(client)
+    let server = parse_server("server", server)?;
+    control::connect(&server)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot connect to database {:?}: {error}", control_database(&server.config)))
 }
 
 /// `turnstile install`.

@@ -103,6 +103,13 @@ pub struct ServeArgs {
     /// each statement.
     #[arg(long, env = "TURNSTILE_AUDIT")]
     pub audit: bool,
+    /// Certificate in PEM: clients may encrypt their connections. The file is loaded again when it changes, and
+    /// on SIGHUP.
+    #[arg(long, env = "TURNSTILE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, in PEM.
+    #[arg(long, env = "TURNSTILE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
     /// Address of /metrics, /live and /ready; "off" for none [default: 127.0.0.1:9432].
     #[arg(long, env = "TURNSTILE_ADMIN_LISTEN", value_name = "HOST:PORT")]
     pub admin_listen: Option<String>,

@@ -3,9 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
+
+mod server_url;
+
+pub use server_url::{ServerTls, ServerUrl, SslMode, parse_server};
 
 use crate::cli::{LogFormat, ServeArgs};
 use crate::effect::EffectSettings;
@@ -22,8 +27,14 @@ pub struct Config {
     pub listen: String,
     /// Where clients are relayed to.
     pub server: ServerAddress,
+    /// How the connection to it is encrypted.
+    pub server_tls: ServerTls,
     /// Control plane: host, user and password; the database is each client's.
-    pub control: tokio_postgres::Config,
+    pub control: ServerUrl,
+    /// Encryption of clients' connections, if there is any.
+    pub tls: Option<TlsConfig>,
+    /// SCRAM verifiers, where exchanges cannot be relayed.
+    pub verifiers: Option<Verifiers>,
     /// Address of the admin endpoints, if any.
     pub admin_listen: Option<String>,
     /// Write detection.
@@ -50,6 +61,43 @@ pub struct Config {
     pub audit_interval: Duration,
 }
 
+/// Encryption of clients' connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// Our certificate, and those that sign it, in PEM.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Clients that do not encrypt are refused.
+    pub required: bool,
+    /// Who signs clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// What is asked of clients' certificates.
+    pub client_certificate: ClientCertificate,
+}
+
+/// What is asked of clients' certificates, as `clientcert` of `pg_hba.conf`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificate {
+    /// Nothing; one that is shown must be good.
+    #[default]
+    Off,
+    /// A good one.
+    VerifyCa,
+    /// One whose common name is the role.
+    VerifyFull,
+}
+
+/// Where SCRAM verifiers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verifiers {
+    /// A file with lines `"role" "SCRAM-SHA-256$…"`.
+    File(PathBuf),
+    /// A query on the control connection; `$1` is the role.
+    Query(String),
+}
+
 /// What is done about writes that went around Turnstile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,7 +117,7 @@ pub enum ServerAddress {
     /// Host name or address, and port.
     Tcp(String, u16),
     /// Socket file.
-    Unix(std::path::PathBuf),
+    Unix(PathBuf),
 }
 
 impl std::fmt::Display for ServerAddress {
@@ -116,7 +164,7 @@ pub struct ConfigFile {
     listen: Option<String>,
     server: Option<String>,
     embedded: Option<bool>,
-    data_dir: Option<std::path::PathBuf>,
+    data_dir: Option<PathBuf>,
     install: Option<bool>,
     require_schema: Option<bool>,
     connections_max: Option<usize>,
@@ -133,6 +181,10 @@ pub struct ConfigFile {
     catalog: CatalogSection,
     #[serde(default)]
     audit: AuditSection,
+    #[serde(default)]
+    tls: TlsSection,
+    #[serde(default)]
+    auth: AuthSection,
     #[serde(default)]
     domains: BTreeMap<String, String>,
     #[serde(default)]
@@ -180,6 +232,23 @@ struct AuditSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct TlsSection {
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    required: Option<bool>,
+    client_ca: Option<PathBuf>,
+    client_cert: Option<ClientCertificate>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthSection {
+    verifiers_file: Option<PathBuf>,
+    verifiers_query: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CatalogSection {
     refresh_ms: Option<u64>,
 }
@@ -198,7 +267,7 @@ impl ConfigFile {
 
     /// Whether a private cluster is to be started, and where it keeps its data.
     #[must_use]
-    pub fn embedded(&self, args: &ServeArgs) -> Option<Option<std::path::PathBuf>> {
+    pub fn embedded(&self, args: &ServeArgs) -> Option<Option<PathBuf>> {
         let wanted = args.embedded || (args.server.is_none() && self.embedded.unwrap_or(false));
         wanted.then(|| args.data_dir.clone().or_else(|| self.data_dir.clone()))
     }
@@ -224,10 +293,10 @@ impl Config {
     pub fn new(args: &ServeArgs, file: &ConfigFile) -> Result<Self, ConfigError> {
         let server = args.server.as_ref().or(file.server.as_ref()).ok_or(ConfigError::NoServer)?;
         let control = args.control_server.as_ref().or(file.control.server.as_ref());
-        let server_config = parse_server("server", server)?;
+        let server_url = parse_server("server", server)?;
         let control = match control {
             Some(control) => parse_server("control.server", control)?,
-            None => server_config.clone(),
+            None => server_url.clone(),
         };
         let defaults = EffectSettings::default();
         let effect = EffectSettings {
@@ -238,8 +307,11 @@ impl Config {
         };
         Ok(Self {
             listen: address("listen", args.listen.as_ref().or(file.listen.as_ref()), LISTEN)?,
-            server: server_address(&server_config)?,
+            server: server_address(&server_url.config)?,
+            server_tls: server_url.tls,
             control,
+            tls: tls(args, &file.tls)?,
+            verifiers: verifiers(&file.auth)?,
             admin_listen: admin_address(args.admin_listen.as_ref().or(file.admin.listen.as_ref()))?,
             effect,
             domains: file.domains.clone().into_iter().collect(),
@@ -270,40 +342,44 @@ impl Config {
     }
 }
 
-/// Parses a connection string; the words of the error never hold the password.
-///
-/// # Errors
-/// [`ConfigError::Value`].
-pub fn parse_server(key: &'static str, url: &str) -> Result<tokio_postgres::Config, ConfigError> {
-    let refused = |reason: String| ConfigError::Value { key, value: without_password(url), reason };
-    let config: tokio_postgres::Config = url.parse().map_err(|error: tokio_postgres::Error| {
-        use std::error::Error as _;
-        refused(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-    })?;
-    match config.get_hosts().len() {
-        1 => Ok(config),
-        0 => Err(refused("it names no host".into())),
-        _ => Err(refused("it names several hosts; give one".into())),
+fn tls(args: &ServeArgs, section: &TlsSection) -> Result<Option<TlsConfig>, ConfigError> {
+    let refused = |key, reason: &str| Err(ConfigError::Value { key, value: String::new(), reason: reason.to_owned() });
+    let cert = args.tls_cert.clone().or_else(|| section.cert.clone());
+    let key = args.tls_key.clone().or_else(|| section.key.clone());
+    let client_certificate = section.client_cert.unwrap_or_default();
+    match (cert, key) {
+        (Some(_), Some(_)) if client_certificate != ClientCertificate::Off && section.client_ca.is_none() => {
+            refused("tls.client_ca", "tls.client_cert needs the authority that signs clients' certificates")
+        }
+        (Some(cert), Some(key)) => Ok(Some(TlsConfig {
+            cert,
+            key,
+            required: section.required.unwrap_or(false) || client_certificate != ClientCertificate::Off,
+            client_ca: section.client_ca.clone(),
+            client_certificate,
+        })),
+        (Some(_), None) => refused("tls.key", "tls.cert needs its key"),
+        (None, Some(_)) => refused("tls.cert", "tls.key needs its certificate"),
+        (None, None)
+            if section.required == Some(true) || section.client_ca.is_some() || section.client_cert.is_some() =>
+        {
+            refused("tls.cert", "[tls] needs a certificate")
+        }
+        (None, None) => Ok(None),
     }
 }
 
-/// `postgres://user:secret@host` → `postgres://user:***@host`, `password=secret` → `password=***`.
-fn without_password(url: &str) -> String {
-    let masked: Vec<String> = url
-        .split(' ')
-        .map(|word| match (word.split_once("://"), word.rsplit_once('@')) {
-            (Some((scheme, _)), Some((before, host))) => {
-                let user = before.strip_prefix(scheme).and_then(|user| user.strip_prefix("://")).unwrap_or_default();
-                match user.split_once(':') {
-                    Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
-                    None => word.to_owned(),
-                }
-            }
-            _ if word.starts_with("password") => "password=***".to_owned(),
-            _ => word.to_owned(),
-        })
-        .collect();
-    masked.join(" ")
+fn verifiers(section: &AuthSection) -> Result<Option<Verifiers>, ConfigError> {
+    match (&section.verifiers_file, &section.verifiers_query) {
+        (None, None) => Ok(None),
+        (Some(file), None) => Ok(Some(Verifiers::File(file.clone()))),
+        (None, Some(query)) => Ok(Some(Verifiers::Query(non_empty("auth.verifiers_query", query.clone())?))),
+        (Some(file), Some(_)) => Err(ConfigError::Value {
+            key: "auth.verifiers_file",
+            value: file.display().to_string(),
+            reason: "give a file or a query, not both".into(),
+        }),
+    }
 }
 
 fn server_address(config: &tokio_postgres::Config) -> Result<ServerAddress, ConfigError> {

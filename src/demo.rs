@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::app::{Running, Signals, read_config, say, start_cluster, start_logging};
+use crate::catalog::control;
 use crate::cli::{DemoArgs, ServeArgs};
-use crate::config::{Config, ConfigFile, parse_server};
+use crate::config::{Config, ConfigFile, ServerUrl, parse_server};
 use crate::versions;
 
 /// The sample application; needs the turbo schema.
@@ -38,7 +39,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         }
     };
     let server = create_database(&base).await?;
-    let (direct, _task) = connect(&server).await?;
+    let direct = control::connect(&server).await?;
     versions::install(&direct).await?;
     direct.batch_execute(SAMPLE).await.context("cannot create the sample application")?;
 
@@ -71,29 +72,18 @@ fn quiet(args: &DemoArgs) -> crate::cli::CommonArgs {
     common
 }
 
-async fn connect(config: &tokio_postgres::Config) -> anyhow::Result<(Client, tokio::task::JoinHandle<()>)> {
-    let (client, connection) =
-        config.connect(NoTls).await.map_err(|error| anyhow::anyhow!(crate::catalog::control::pg_words(&error)))?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
-    });
-    Ok((client, task))
-}
-
 /// A fresh database for the sample application.
-async fn create_database(base: &str) -> anyhow::Result<tokio_postgres::Config> {
-    let mut config = parse_server("server", base)?;
-    let (client, _task) = connect(&config).await.context("cannot connect to the server")?;
+async fn create_database(base: &str) -> anyhow::Result<ServerUrl> {
+    let mut server = parse_server("server", base)?;
+    let client = control::connect(&server).await.context("cannot connect to the server")?;
     client.batch_execute(&format!("DROP DATABASE IF EXISTS {DATABASE}")).await?;
     client.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
-    config.dbname(DATABASE);
-    Ok(config)
+    server.config.dbname(DATABASE);
+    Ok(server)
 }
 
-fn instructions(listen: SocketAddr, admin: Option<SocketAddr>, server: &tokio_postgres::Config) -> String {
-    let user = server.get_user().unwrap_or("postgres");
+fn instructions(listen: SocketAddr, admin: Option<SocketAddr>, server: &ServerUrl) -> String {
+    let user = server.config.get_user().unwrap_or("postgres");
     let admin = admin.map(|admin| format!("Numbers:  http://{admin}/metrics\n")).unwrap_or_default();
     format!(
         "\n\
@@ -139,26 +129,24 @@ async fn versions_now(direct: &Client) -> anyhow::Result<BTreeMap<(Option<Uuid>,
 }
 
 /// `--once`: a few writes through the proxy, then the end. Waits for ever without it.
-async fn once(
-    args: &DemoArgs,
-    listen: SocketAddr,
-    server: &tokio_postgres::Config,
-    direct: &Client,
-) -> anyhow::Result<()> {
+async fn once(args: &DemoArgs, listen: SocketAddr, server: &ServerUrl, direct: &Client) -> anyhow::Result<()> {
     if !args.once {
         std::future::pending::<()>().await;
     }
     let before = versions_now(direct).await?;
-    let mut config = tokio_postgres::Config::new();
-    config
+    let mut through = server.clone();
+    through.config = tokio_postgres::Config::new();
+    through
+        .config
         .host(listen.ip().to_string())
         .port(listen.port())
-        .user(server.get_user().unwrap_or("postgres"))
+        .user(server.config.get_user().unwrap_or("postgres"))
+        .ssl_mode(tokio_postgres::config::SslMode::Disable)
         .dbname(DATABASE);
-    if let Some(password) = server.get_password() {
-        config.password(password);
+    if let Some(password) = server.config.get_password() {
+        through.config.password(password);
     }
-    let (client, _task) = connect(&config).await?;
+    let client = control::connect(&through).await?;
     let tenant = Uuid::from_u128(0x1111_1111_1111_1111_1111_1111_1111_1111);
     let user: Uuid = client.query_one("SELECT app.create_user($1, $2)", &[&tenant, &"Ada"]).await?.try_get(0)?;
     client.query_one("SELECT app.create_post($1, $2)", &[&user, &"Hello"]).await?;

@@ -11,6 +11,8 @@ pub mod app;
 pub mod limits;
 pub mod wire;
 
+pub mod auth;
+
 pub mod catalog;
 pub mod effect;
 pub mod session;
@@ -19,6 +21,7 @@ pub mod admin;
 pub mod embedded;
 pub mod proxy;
 pub mod telemetry;
+pub mod tls;
 pub mod versions;
 
 pub mod cli;

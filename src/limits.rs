@@ -66,6 +66,19 @@ pub const REMEMBERED_TEXT_BYTES_MAX: usize = 8 << 10;
 /// `authentication_timeout`).
 pub const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Pause between two looks whether the files of the TLS certificate have changed.
+pub const TLS_RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Largest message that is taken of a client that authenticates itself to Turnstile, as
+/// `PG_MAX_SASL_MESSAGE_LENGTH`.
+pub const SASL_MESSAGE_BYTES_MAX: usize = 1024;
+
+/// Largest message of the server before its ReadyForQuery that is read whole (notices of login triggers).
+pub const LOGIN_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest file of SCRAM verifiers.
+pub const VERIFIERS_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// Longest time to connect to the server.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 

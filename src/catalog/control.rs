@@ -8,13 +8,15 @@ use std::time::Duration;
 use bb8_postgres::PostgresConnectionManager;
 use bb8_postgres::bb8::{ErrorSink, Pool, PooledConnection, RunError};
 use tokio::sync::watch;
-use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
-use crate::config::Config;
+use crate::config::{Config, ServerTls, ServerUrl};
 use crate::limits;
+use crate::tls::{self, SetupError};
 
-type Manager = PostgresConnectionManager<NoTls>;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+type Manager = PostgresConnectionManager<MakeRustlsConnect>;
 /// A connection of the pool.
 pub type Connection<'a> = PooledConnection<'a, Manager>;
 
@@ -26,6 +28,13 @@ pub struct ControlError {
     pub words: String,
     /// The database does not exist.
     pub no_such_database: bool,
+}
+
+impl ControlError {
+    /// An error that the server did not name.
+    pub fn other(error: &dyn std::error::Error) -> Self {
+        Self { words: error.to_string(), no_such_database: false }
+    }
 }
 
 impl From<&tokio_postgres::Error> for ControlError {
@@ -51,6 +60,25 @@ pub fn pg_words(error: &tokio_postgres::Error) -> String {
     }
 }
 
+/// One connection, its messages read by a task of its own.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn connect(server: &ServerUrl) -> Result<tokio_postgres::Client, ControlError> {
+    let tls = make_tls(&server.tls).map_err(|error| ControlError::other(&error))?;
+    let (client, connection) = server.config.connect(tls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+    Ok(client)
+}
+
+fn make_tls(tls: &ServerTls) -> Result<MakeRustlsConnect, SetupError> {
+    tls::client_config(tls).map(MakeRustlsConnect::new)
+}
+
 /// The pool of one database.
 #[derive(Debug, Clone)]
 pub struct ControlPool {
@@ -74,9 +102,11 @@ impl ErrorSink<tokio_postgres::Error> for Failures {
 
 impl ControlPool {
     /// To `database`; connects when first asked.
-    #[must_use]
-    pub fn new(config: &Config, database: &str) -> Self {
-        let mut control = config.control.clone();
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(config: &Config, database: &str) -> Result<Self, SetupError> {
+        let mut control = config.control.config.clone();
         control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
         let (sender, failures) = watch::channel(None);
         let pool = Pool::builder()
@@ -86,8 +116,8 @@ impl ControlPool {
             .idle_timeout(Some(Duration::from_secs(60)))
             .retry_connection(false)
             .error_sink(Box::new(Failures(Arc::new(sender))))
-            .build_unchecked(PostgresConnectionManager::new(control, NoTls));
-        Self { pool, failures }
+            .build_unchecked(PostgresConnectionManager::new(control, make_tls(&config.control.tls)?));
+        Ok(Self { pool, failures })
     }
 
     /// A connection.

@@ -238,7 +238,8 @@ impl Databases {
         }
         let database = Arc::new(Database {
             name: name.to_owned(),
-            pool: ControlPool::new(&self.config, name),
+            pool: ControlPool::new(&self.config, name)
+                .map_err(|error| LoadError::Control { database: name.to_owned(), reason: error.to_string() })?,
             analyzer: ArcSwap::from_pointee(Analyzer::new(Catalog::default(), self.config.effect.clone())),
             reported: AtomicU64::new(1),
             seen: AtomicU64::new(0),

@@ -1,32 +1,93 @@
-//! Dials the server.
+//! Dials the server, encrypted as its connection string says.
 
 use std::io;
 
 use tokio::net::{TcpStream, UnixStream};
 
 use super::socket::Socket;
-use crate::config::ServerAddress;
+use crate::config::{ServerAddress, ServerTls, SslMode};
 use crate::limits;
+use crate::tls::{ALPN, Connector};
+
+/// `SSLRequest`.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
+/// The server that clients are relayed to.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where it listens.
+    pub address: ServerAddress,
+    /// What is wanted of the connection.
+    pub tls: ServerTls,
+    /// How it is encrypted; `None` where it is not.
+    pub connector: Option<Connector>,
+}
 
 /// Connects, within [`limits::CONNECT_TIMEOUT`].
 ///
 /// # Errors
-/// Of the network; names are resolved anew each time.
-pub async fn connect(address: &ServerAddress) -> io::Result<Socket> {
-    let dial = async {
-        match address {
-            ServerAddress::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                Ok(Socket::Tcp(stream))
-            }
-            ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
-        }
-    };
-    match tokio::time::timeout(limits::CONNECT_TIMEOUT, dial).await {
+/// Of the network; names are resolved anew each time. `InvalidData` when TLS fails, `Unsupported` when the server has
+/// none and it is required.
+pub async fn connect(server: &Server) -> io::Result<Socket> {
+    match tokio::time::timeout(limits::CONNECT_TIMEOUT, connect_as_wanted(server)).await {
         Ok(result) => result,
         Err(_) => {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", limits::CONNECT_TIMEOUT)))
         }
     }
+}
+
+async fn connect_as_wanted(server: &Server) -> io::Result<Socket> {
+    let socket = dial(&server.address).await?;
+    let Some(connector) = &server.connector else { return Ok(socket) };
+    match encrypt(socket, server, connector).await {
+        Ok(Some(socket)) => Ok(socket),
+        Ok(None) => dial(&server.address).await,
+        // As libpq: a handshake that fails is no reason not to connect.
+        Err(error) if server.tls.mode == SslMode::Prefer => {
+            tracing::debug!(%error, "TLS failed; sslmode=prefer goes on without");
+            dial(&server.address).await
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn dial(address: &ServerAddress) -> io::Result<Socket> {
+    match address {
+        ServerAddress::Tcp(host, port) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream.into())
+        }
+        ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
+    }
+}
+
+/// `None`: the server answered with an error, whose words cannot be trusted (CVE-2024-10977); without TLS it may
+/// still serve.
+async fn encrypt(mut socket: Socket, server: &Server, connector: &Connector) -> io::Result<Option<Socket>> {
+    if !server.tls.direct {
+        socket.write_all(&SSL_REQUEST).await?;
+        // One byte: what comes behind it is read by the handshake only, hence cannot be plaintext.
+        let mut answer = [0];
+        let count = socket.read(&mut answer).await?;
+        let optional = server.tls.mode == SslMode::Prefer;
+        match (count, answer) {
+            (1, [b'S']) => {}
+            (1, [b'N']) if optional => return Ok(Some(socket)),
+            (1, [b'N']) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "the server does not support TLS, which sslmode requires",
+                ));
+            }
+            (1, [b'E']) if optional => return Ok(None),
+            _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the server's answer to SSLRequest is none")),
+        }
+    }
+    socket.connect_tls(std::sync::Arc::clone(&connector.config), connector.name.clone()).await?;
+    if server.tls.direct && socket.application_protocol() != Some(ALPN) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "direct TLS without ALPN: the server is no PostgreSQL"));
+    }
+    Ok(Some(socket))
 }

@@ -56,6 +56,17 @@ pub struct Connection {
     pub shard: usize,
 }
 
+/// What a connection begins with.
+#[derive(Debug, Default)]
+pub struct Begun {
+    /// The startup packet, if the server has not got it yet.
+    pub packet: Vec<u8>,
+    /// What the client sent behind it.
+    pub early: Vec<u8>,
+    /// What the server has said.
+    pub replies: Vec<u8>,
+}
+
 /// One direction: input that is not processed yet, output that is not written yet.
 #[derive(Debug, Default)]
 struct Lane {
@@ -97,12 +108,12 @@ struct Pump {
 }
 
 impl Connection {
-    /// Relays the startup packet, `early` (what came behind it) and then everything, until a side
-    /// closes. `name` is that of everything of ours on the server connection.
+    /// Relays what has begun and then everything, until a side closes. `name` is that of everything of ours on the
+    /// server connection.
     ///
     /// # Errors
     /// Of the sockets; the session is over then.
-    pub async fn run(self, packet: &[u8], early: Vec<u8>, name: &str) -> io::Result<Ending> {
+    pub async fn run(self, begun: Begun, name: &str) -> io::Result<Ending> {
         let view = self.database.as_ref().map(|database| database.view());
         let mut pump = Pump {
             client: self.client,
@@ -121,8 +132,10 @@ impl Connection {
             server_shut: false,
             shard: self.shard,
         };
-        pump.up.output.extend_from_slice(packet);
-        pump.up.input = early;
+        pump.up.output = begun.packet;
+        pump.up.input = begun.early;
+        let consumed = pump.process_server(&begun.replies)?;
+        pump.down.input = keep_rest(begun.replies, consumed);
         pump.process_client_input()?;
         let ending = pump.run(self.drain, self.kill).await;
         pump.bump_what_was_left().await;
@@ -183,12 +196,12 @@ impl Pump {
         let room = !self.held || self.up.input.len() < limits::READ_BYTES;
         let below = self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
         let read = !self.up.ended && room && !self.last_words && below;
-        interest(read, !self.down.output.is_empty() && !self.client_gone)
+        interest(read, (!self.down.output.is_empty() || self.client.wants_flush()) && !self.client_gone)
     }
 
     fn server_interest(&self) -> Option<Interest> {
         let read = !self.down.ended && self.down.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
-        interest(read, !self.up.output.is_empty() && !self.server_shut)
+        interest(read, (!self.up.output.is_empty() || self.server.wants_flush()) && !self.server_shut)
     }
 
     /// Whether, and how, the session is over.
@@ -480,19 +493,19 @@ impl Pump {
         if self.server_shut {
             return Ok(());
         }
-        write_or_keep(&self.server, &mut self.up.output, bytes)
+        write_or_keep(&mut self.server, &mut self.up.output, bytes)
     }
 
     /// To the client. One that is gone gets nothing more; that is no error of the session.
     fn relay_down(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.client_gone && write_or_keep(&self.client, &mut self.down.output, bytes).is_err() {
+        if !self.client_gone && write_or_keep(&mut self.client, &mut self.down.output, bytes).is_err() {
             self.lose_client();
         }
         Ok(())
     }
 
     fn write_out(&mut self) -> io::Result<()> {
-        if !self.client_gone && write_pending(&self.client, &mut self.down.output).is_err() {
+        if !self.client_gone && write_pending(&mut self.client, &mut self.down.output).is_err() {
             self.lose_client();
         }
         if self.client_gone {
@@ -502,7 +515,7 @@ impl Pump {
             self.up.output.clear();
             return Ok(());
         }
-        match write_pending(&self.server, &mut self.up.output) {
+        match write_pending(&mut self.server, &mut self.up.output) {
             // The server has closed; what it said before is still to be read.
             Err(error) if is_disconnect(&error) => {
                 self.server_shut = true;
@@ -542,7 +555,7 @@ fn keep_rest(mut buffer: Vec<u8>, consumed: usize) -> Vec<u8> {
     buffer
 }
 
-fn write_or_keep(socket: &Socket, output: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
+fn write_or_keep(socket: &mut Socket, output: &mut Vec<u8>, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while output.is_empty() && !rest.is_empty() {
         match socket.try_write(rest) {
@@ -556,7 +569,8 @@ fn write_or_keep(socket: &Socket, output: &mut Vec<u8>, bytes: &[u8]) -> io::Res
     Ok(())
 }
 
-fn write_pending(socket: &Socket, output: &mut Vec<u8>) -> io::Result<()> {
+fn write_pending(socket: &mut Socket, output: &mut Vec<u8>) -> io::Result<()> {
+    socket.flush()?;
     let mut written = 0;
     let result = loop {
         match output.get(written..) {

@@ -5,31 +5,51 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cancel;
-use super::connect::connect;
-use super::connection::{Connection, Ending};
+use super::connect::{Server, connect};
+use super::connection::{Begun, Connection, Ending};
+use super::login::{Login, LoginError, log_in};
 use super::socket::Socket;
+use super::verifiers::Source;
+use crate::auth::certificate;
+use crate::auth::scram::{Key, ScramError};
 use crate::catalog::loader::{Databases, LoadError};
-use crate::config::Config;
+use crate::config::{ClientCertificate, Config};
 use crate::limits;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{ALPN, Acceptor, ServerSide};
 use crate::wire::WireError;
 use crate::wire::encode;
-use crate::wire::startup::{StartupMessage, StartupPacket, packet_bytes, parse};
+use crate::wire::startup::{StartupMessage, StartupPacket, TLS_HANDSHAKE, packet_bytes, parse};
+
+/// What a proxy is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Catalogs.
+    pub databases: Arc<Databases>,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Shutdown has begun.
+    pub drain: CancellationToken,
+    /// Where clients are relayed to.
+    pub server: Server,
+    /// TLS of clients.
+    pub acceptor: Option<Arc<Acceptor>>,
+    /// SCRAM verifiers.
+    pub verifiers: Option<Source>,
+}
 
 /// What all connections share.
 #[derive(Debug)]
 pub struct Proxy {
-    config: Arc<Config>,
-    databases: Arc<Databases>,
-    metrics: Arc<Metrics>,
-    drain: CancellationToken,
+    parts: Parts,
     kill: CancellationToken,
     connections: TaskTracker,
     open: AtomicUsize,
@@ -37,6 +57,8 @@ pub struct Proxy {
     cancels: Semaphore,
     /// Random for each process: no client can guess our names.
     nonce: u64,
+    /// The same, for roles without a verifier.
+    secret: Key,
 }
 
 /// Why a client got no session.
@@ -50,10 +72,18 @@ enum Refusal {
     Gone,
     #[error("too many connections")]
     Full,
+    #[error("the client does not encrypt")]
+    Plain,
+    #[error("the client's certificate is not that of its role")]
+    Certificate(String),
+    #[error("TLS: {0}")]
+    Tls(io::Error),
     #[error(transparent)]
     Catalog(#[from] LoadError),
     #[error("the server {0}: {1}")]
     Server(String, io::Error),
+    #[error("{1}")]
+    Login(String, LoginError),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -61,24 +91,16 @@ enum Refusal {
 impl Proxy {
     /// A proxy that accepts nobody yet.
     #[must_use]
-    pub fn new(
-        config: Arc<Config>,
-        databases: Arc<Databases>,
-        metrics: Arc<Metrics>,
-        drain: CancellationToken,
-        nonce: u64,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts, nonce: u64, secret: Key) -> Arc<Self> {
         Arc::new(Self {
-            config,
-            databases,
-            metrics,
-            drain,
+            parts,
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             cancels: Semaphore::new(limits::CANCELS_MAX),
             nonce,
+            secret,
         })
     }
 
@@ -90,7 +112,7 @@ impl Proxy {
         }
         drop(listener);
         self.connections.close();
-        if tokio::time::timeout(self.config.drain_timeout, self.connections.wait()).await.is_err() {
+        if tokio::time::timeout(self.parts.config.drain_timeout, self.connections.wait()).await.is_err() {
             tracing::warn!(open = self.connections.len(), "drain timeout: cutting off what still runs");
             self.kill.cancel();
             self.connections.wait().await;
@@ -100,7 +122,7 @@ impl Proxy {
     async fn accept(&self, listener: &TcpListener) -> Option<TcpStream> {
         loop {
             let accepted = tokio::select! {
-                () = self.drain.cancelled() => return None,
+                () = self.parts.drain.cancelled() => return None,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -115,18 +137,18 @@ impl Proxy {
     }
 
     async fn serve(&self, client: TcpStream) {
-        let _guard = self.metrics.connected();
+        let _guard = self.parts.metrics.connected();
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let number = self.accepted.fetch_add(1, Ordering::Relaxed);
         // A socket that is gone already will say so when it is read.
         let _gone = client.set_nodelay(true);
-        let client = Socket::Tcp(client);
-        let full = open >= self.config.connections_max;
-        let outcome = self.session(&client, number, full).await;
+        let mut client = Socket::from(client);
+        let full = open >= self.parts.config.connections_max;
+        let outcome = self.session(&mut client, number, full).await;
         self.open.fetch_sub(1, Ordering::Relaxed);
         match outcome {
-            Ok(Some(connection)) => self.relay(connection, client, number).await,
-            Ok(None) | Err(Refusal::Gone) => {}
+            Ok(Some(start)) => self.relay(start, client, number).await,
+            Ok(None) | Err(Refusal::Gone) => client.shutdown().await,
             Err(refusal) => self.refuse(client, &refusal).await,
         }
     }
@@ -137,14 +159,14 @@ impl Proxy {
             client,
             server: start.server,
             database: start.database,
-            metrics: Arc::clone(&self.metrics),
-            drain: self.drain.clone(),
+            metrics: Arc::clone(&self.parts.metrics),
+            drain: self.parts.drain.clone(),
             kill: self.kill.clone(),
             shard: usize::try_from(number).unwrap_or(0),
         };
         let name = format!("_turnstile_{:016x}", self.nonce);
-        match connection.run(&start.packet, start.early, &name).await {
-            Ok(Ending::Violation) => self.metrics.violated(),
+        match connection.run(start.begun, &name).await {
+            Ok(Ending::Violation) => self.parts.metrics.violated(),
             Ok(Ending::Closed | Ending::Drained) => {}
             Err(error) => tracing::debug!(%error, "session ended"),
         }
@@ -152,31 +174,76 @@ impl Proxy {
     }
 
     /// Reads startup packets until there is something to relay.
-    async fn session(&self, client: &Socket, number: u64, full: bool) -> Result<Option<Start>, Refusal> {
-        let mut reader = StartupReader { client, buffer: Vec::new() };
+    async fn session(&self, client: &mut Socket, number: u64, full: bool) -> Result<Option<Start>, Refusal> {
+        let side = self.parts.acceptor.as_ref().and_then(|acceptor| acceptor.current());
+        let mut reader = StartupReader { client, side: side.as_deref(), buffer: Vec::new() };
         let packet = tokio::select! {
-            () = self.drain.cancelled() => return Ok(None),
+            () = self.parts.drain.cancelled() => return Ok(None),
             packet = tokio::time::timeout(limits::STARTUP_TIMEOUT, reader.message()) => packet.map_err(|_| Refusal::Slow)??,
         };
+        let early = std::mem::take(&mut reader.buffer);
         match parse(&packet)? {
             StartupPacket::CancelRequest => {
                 self.cancel(&packet).await;
                 Ok(None)
             }
             StartupPacket::Startup(message) => {
-                tracing::debug!(number, version = ?message.version, replication = message.replication, "client");
+                tracing::debug!(number, version = ?message.version, replication = message.replication, tls = client.is_tls(), "client");
                 if full {
                     return Err(Refusal::Full);
                 }
+                self.check_encryption(client, &message)?;
                 let database = self.database(&message).await?;
-                let server = connect(&self.config.server)
+                let server = connect(&self.parts.server)
                     .await
-                    .map_err(|error| Refusal::Server(self.config.server.to_string(), error))?;
-                let early = std::mem::take(&mut reader.buffer);
-                Ok(Some(Start { server, database, packet: packet.clone(), early }))
+                    .map_err(|error| Refusal::Server(self.parts.server.address.to_string(), error))?;
+                let end_point = side.as_ref().and_then(|side| side.end_point.as_deref());
+                let (server, begun) = self.log_in(client, server, &packet, early, (&message, end_point)).await?;
+                Ok(Some(Start { server, database, begun }))
             }
             // StartupReader has answered those.
             StartupPacket::SslRequest | StartupPacket::GssEncRequest => Ok(None),
+        }
+    }
+
+    /// What the configuration asks of a client's connection.
+    fn check_encryption(&self, client: &Socket, message: &StartupMessage<'_>) -> Result<(), Refusal> {
+        let Some(tls) = self.parts.acceptor.as_ref().map(|acceptor| acceptor.settings()) else { return Ok(()) };
+        if tls.required && !client.is_tls() {
+            return Err(Refusal::Plain);
+        }
+        if tls.client_certificate == ClientCertificate::VerifyFull {
+            let name = client.peer_certificate().and_then(|own| certificate::common_name(own));
+            if name.is_none_or(|name| name.as_bytes() != message.user) {
+                return Err(Refusal::Certificate(String::from_utf8_lossy(message.user).into_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Without encryption the server's requests are relayed as they are.
+    async fn log_in(
+        &self,
+        client: &mut Socket,
+        mut server: Socket,
+        packet: &[u8],
+        mut early: Vec<u8>,
+        (message, end_point): (&StartupMessage<'_>, Option<&[u8]>),
+    ) -> Result<(Socket, Begun), Refusal> {
+        if message.version.0 != 3 || !(client.is_tls() || server.is_tls()) {
+            return Ok((server, Begun { packet: packet.to_vec(), early, replies: Vec::new() }));
+        }
+        let login =
+            Login { role: message.user, end_point, verifiers: self.parts.verifiers.as_ref(), secret: &self.secret };
+        let logging_in = log_in(client, &mut early, &mut server, packet, &login);
+        let replies = tokio::select! {
+            () = self.kill.cancelled() => return Err(Refusal::Gone),
+            replies = tokio::time::timeout(limits::STARTUP_TIMEOUT, logging_in) => replies.map_err(|_| Refusal::Slow)?,
+        };
+        match replies {
+            Ok(replies) => Ok((server, Begun { packet: Vec::new(), early, replies })),
+            Err(LoginError::Io(error)) => Err(Refusal::Io(error)),
+            Err(error) => Err(Refusal::Login(String::from_utf8_lossy(message.user).into_owned(), error)),
         }
     }
 
@@ -189,7 +256,7 @@ impl Proxy {
             return Ok(None);
         }
         match std::str::from_utf8(message.database) {
-            Ok(name) => Ok(Some(self.databases.get(name).await?)),
+            Ok(name) => Ok(Some(self.parts.databases.get(name).await?)),
             // Such a name cannot be asked for over the control connection; the server decides.
             Err(_) => Err(Refusal::Catalog(LoadError::Control {
                 database: String::from_utf8_lossy(message.database).into_owned(),
@@ -200,22 +267,39 @@ impl Proxy {
 
     async fn cancel(&self, packet: &[u8]) {
         let Ok(_permit) = self.cancels.acquire().await else { return };
-        self.metrics.cancelled();
-        if let Err(error) = cancel::forward(&self.config.server, packet).await {
+        self.parts.metrics.cancelled();
+        if let Err(error) = cancel::forward(&self.parts.server, packet).await {
             tracing::debug!(%error, "a cancel request was not delivered");
         }
     }
 
     async fn refuse(&self, mut client: Socket, refusal: &Refusal) {
-        self.metrics.refused();
+        self.parts.metrics.refused();
         let mut message = Vec::new();
         match refusal {
             // PostgreSQL closes silently, too.
             Refusal::Wire(error) => {
-                self.metrics.violated();
+                self.parts.metrics.violated();
                 tracing::debug!(%error, "startup");
             }
+            Refusal::Tls(error) => {
+                self.parts.metrics.violated();
+                tracing::debug!(%error, "TLS");
+            }
             Refusal::Slow | Refusal::Gone | Refusal::Io(_) => {}
+            Refusal::Plain => encode::fatal(
+                "28000",
+                "turnstile accepts encrypted connections only",
+                "Connect with sslmode=require or more.",
+                &mut message,
+            ),
+            Refusal::Certificate(role) => encode::fatal(
+                "28000",
+                &format!("certificate authentication failed for user \"{role}\""),
+                "Turnstile's tls.client_cert is verify-full: the certificate's common name must be the role.",
+                &mut message,
+            ),
+            Refusal::Login(role, error) => refuse_login(role, error, &mut message),
             Refusal::Full => encode::fatal(
                 "53300",
                 "sorry, too many clients already",
@@ -249,25 +333,48 @@ impl Proxy {
     }
 }
 
+fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {
+    match error {
+        LoginError::Client(ScramError::Proof) => {
+            encode::fatal("28P01", &format!("password authentication failed for user \"{role}\""), "", message);
+        }
+        LoginError::Client(ScramError::Malformed(_)) | LoginError::Unexpected("client") => {
+            encode::fatal("08P01", &error.to_string(), "", message);
+        }
+        LoginError::Client(_) => encode::fatal("28000", &error.to_string(), "", message),
+        _ => {
+            tracing::warn!(%error, "client refused");
+            let hint = match error {
+                LoginError::Impossible(_) => {
+                    "Give Turnstile the roles' verifiers (auth.verifiers_file or auth.verifiers_query), or do not encrypt one of the connections."
+                }
+                LoginError::Server(_) => "auth.verifiers_file or auth.verifiers_query must give what the server has.",
+                _ => "See Turnstile's log.",
+            };
+            encode::fatal("28000", &format!("turnstile cannot log in: {error}"), hint, message);
+        }
+    }
+}
+
 /// What a connection starts with.
 struct Start {
     server: Socket,
     database: Option<Arc<crate::catalog::loader::Database>>,
-    packet: Vec<u8>,
-    /// What the client sent behind its startup packet.
-    early: Vec<u8>,
+    begun: Begun,
 }
 
-/// Reads startup packets, byte by byte if need be, and refuses encryption.
+/// Reads startup packets, byte by byte if need be, and answers requests for encryption.
 struct StartupReader<'a> {
-    client: &'a Socket,
+    client: &'a mut Socket,
+    side: Option<&'a ServerSide>,
     buffer: Vec<u8>,
 }
 
 impl StartupReader<'_> {
     /// The first packet that is no encryption request.
     async fn message(&mut self) -> Result<Vec<u8>, Refusal> {
-        let (mut ssl, mut gss) = (false, false);
+        self.direct_tls().await?;
+        let (mut ssl, mut gss) = (self.client.is_tls(), self.client.is_tls());
         loop {
             let packet = self.packet().await?;
             let asked = match parse(&packet)? {
@@ -281,8 +388,32 @@ impl StartupReader<'_> {
             if !self.buffer.is_empty() {
                 return Err(WireError::BytesBehindEncryptionRequest.into());
             }
-            self.refuse_encryption().await?;
+            let wanted = parse(&packet)? == StartupPacket::SslRequest;
+            match self.side.filter(|_| wanted) {
+                // One byte, no message.
+                None => self.client.write_all(b"N").await?,
+                Some(side) => {
+                    self.client.write_all(b"S").await?;
+                    self.client.accept_tls(Arc::clone(&side.config)).await.map_err(Refusal::Tls)?;
+                    gss = true;
+                }
+            }
         }
+    }
+
+    /// A ClientHello instead of a packet (PostgreSQL 17): both sides must name the protocol.
+    async fn direct_tls(&mut self) -> Result<(), Refusal> {
+        let first = match self.client.peek().await {
+            Ok(first) => first.ok_or(Refusal::Gone)?,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Refusal::Gone),
+            Err(error) => return Err(error.into()),
+        };
+        let Some(side) = self.side.filter(|_| first == TLS_HANDSHAKE) else { return Ok(()) };
+        self.client.accept_tls(Arc::clone(&side.config)).await.map_err(Refusal::Tls)?;
+        if self.client.application_protocol() != Some(ALPN) {
+            return Err(Refusal::Tls(io::Error::new(io::ErrorKind::InvalidData, "direct TLS connection without ALPN")));
+        }
+        Ok(())
     }
 
     async fn packet(&mut self) -> Result<Vec<u8>, Refusal> {
@@ -293,25 +424,12 @@ impl StartupReader<'_> {
                 let rest = self.buffer.split_off(length);
                 return Ok(std::mem::replace(&mut self.buffer, rest));
             }
-            self.client.ready(Interest::READABLE).await?;
             let mut chunk = [0; 1024];
-            match self.client.try_read(&mut chunk) {
+            match self.client.read(&mut chunk).await {
                 Ok(0) => return Err(Refusal::Gone),
                 Ok(count) => self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(Refusal::Gone),
                 Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// One byte, no message.
-    async fn refuse_encryption(&self) -> io::Result<()> {
-        loop {
-            self.client.ready(Interest::WRITABLE).await?;
-            match self.client.try_write(b"N") {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other.map(drop),
             }
         }
     }

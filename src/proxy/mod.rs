@@ -4,4 +4,6 @@ pub mod cancel;
 pub mod connect;
 pub mod connection;
 pub mod listener;
+pub mod login;
 pub mod socket;
+pub mod verifiers;

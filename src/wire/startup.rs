@@ -14,7 +14,7 @@ const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// First byte of a TLS record: a direct TLS connection (PostgreSQL 17).
-const TLS_HANDSHAKE: u8 = 0x16;
+pub const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What the first packet of a connection asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
