@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test oracle lint fmt tools demo-tools clean
+.PHONY: run test oracle versions lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -23,6 +23,16 @@ endif
 PROGRAMS ?= 10000..18000
 oracle: tools
 	ORACLE_PROGRAMS=$(PROGRAMS) PATH="$$PATH:/usr/sbin" $(CARGO) test --locked --test it oracle::programs_by_name -- --nocapture
+
+## The tests against real servers, with each of these PostgreSQL versions: make versions VERSIONS="17 18"
+VERSIONS ?= 14 16 17 18
+versions: tools
+	./scripts/fetch-postgres.sh target/tools/postgres $(VERSIONS) >/dev/null
+	@for version in $(VERSIONS); do \
+		echo "== PostgreSQL $$version"; \
+		PATH="$(CURDIR)/target/tools/postgres/$$version/native/bin:$$PATH:/usr/sbin" \
+			$(CARGO) test --locked --test it -- --skip hot_standby || exit 1; \
+	done
 
 ## Format and lints, as errors.
 lint:

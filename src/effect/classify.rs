@@ -16,6 +16,22 @@ use super::verbs::{Verb, verbs};
 use crate::catalog::rows::domain_of_table_name;
 use crate::catalog::{Relation, Scope, WriteEvent, bodies};
 
+/// Statements that do the same whatever the catalog says.
+const TIMELESS_FORMS: &[&str] = &[
+    "set",
+    "reset",
+    "show",
+    "listen",
+    "unlisten",
+    "notify",
+    "close",
+    "deallocate",
+    "discard",
+    "lock",
+    "checkpoint",
+    "load",
+];
+
 /// Statements whose names say what they may write.
 const SCOPED_FORMS: &[&str] =
     &["select", "values", "table", "with", "insert", "update", "delete", "merge", "call", "copy", "explain"];
@@ -177,8 +193,7 @@ impl Classifier<'_> {
 
     /// Settings and the like: no change of the catalog changes what they do.
     fn is_timeless(&self) -> bool {
-        self.statement
-            .is_any(0, &["set", "reset", "show", "listen", "unlisten", "notify", "close", "deallocate", "discard"])
+        self.statement.is_any(0, TIMELESS_FORMS)
     }
 
     fn control(&self) -> Option<Control> {

@@ -239,6 +239,15 @@ impl Injector {
         )
     }
 
+    /// Messages that begin a transaction where there is none, and do nothing.
+    #[must_use]
+    pub fn nothing(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::parse(&self.name, "", &[], &mut out);
+        encode::close_statement(&self.name, &mut out);
+        out
+    }
+
     /// Messages that bump every domain, so many times.
     #[must_use]
     pub fn bump_all(&self, times: u32) -> Vec<u8> {

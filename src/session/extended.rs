@@ -302,8 +302,9 @@ impl Session {
     /// FunctionCall ends its own transaction: nothing can be measured behind it.
     pub(super) fn on_function_call(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
         if !self.is_active() || self.context() == Context::Failed {
-            return self.relay_function_call();
+            return self.relay_function_call(false);
         }
+        let alone = self.stands_alone();
         if !self.inject_pending(out) {
             return ClientStep::Hold;
         }
@@ -320,11 +321,11 @@ impl Session {
             out.to_server.append(&mut self.injector.bump_all(1));
             self.push_injected(Purpose::BumpAll);
         }
-        self.relay_function_call()
+        self.relay_function_call(alone && !harmless)
     }
 
-    fn relay_function_call(&mut self) -> ClientStep {
-        self.outstanding.push(Request::FunctionCall);
+    fn relay_function_call(&mut self, sync_after: bool) -> ClientStep {
+        self.outstanding.push(Request::FunctionCall { sync_after });
         self.unit = self.unit.next();
         ClientStep::Relay
     }

@@ -351,7 +351,7 @@ impl Session {
                 (query.rewrite.is_some() && !query.visible) || query.bump_all_after > 0 || query.bump_before_commit
             }
             Some(Request::Sync(sync)) => sync.bump_all_after > 0,
-            Some(Request::Rollback | Request::FunctionCall) => true,
+            Some(Request::Rollback | Request::FunctionCall { .. }) => true,
             _ => false,
         }
     }
@@ -454,6 +454,11 @@ impl Session {
 
     fn declare_cursor(&mut self, name: &str, harmless: bool) {
         self.names.declare_cursor(name, harmless, self.view.analyzer.catalog.generation);
+    }
+
+    /// Outside of a block, and nothing since the last Sync: what the client sends now is a transaction of its own.
+    fn stands_alone(&self) -> bool {
+        self.context() == Context::Implicit && !self.unit.open
     }
 
     /// Puts the bumps of all pending writes before the message at hand. `false`: a command tag must

@@ -38,6 +38,8 @@ pub struct QueryRequest {
     pub again: bool,
     /// It is a COPY FROM STDIN that was sent as an extended query.
     pub copy: Option<CopyQuery>,
+    /// A group of ours stands before it, and no Sync: see [`Request::FunctionCall`].
+    pub sync_after: bool,
 }
 
 /// A simple query that was sent as an extended one.
@@ -118,7 +120,11 @@ pub enum Request {
     /// Sync.
     Sync(SyncRequest),
     /// FunctionCall.
-    FunctionCall,
+    FunctionCall {
+        /// A group of ours stands before it, without a Sync and outside of a block. Since PostgreSQL 18 it does not end
+        /// the implicit block that it finds: a Sync of ours does.
+        sync_after: bool,
+    },
     /// Simple query.
     Query(Box<QueryRequest>),
     /// A group of ours; CloseCompletes that are still due.
@@ -136,12 +142,21 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether a Sync of ours may have to end the block that it leaves open.
+    pub const fn sync_after(&mut self) -> Option<&mut bool> {
+        match self {
+            Self::Query(query) => Some(&mut query.sync_after),
+            Self::FunctionCall { sync_after } => Some(sync_after),
+            _ => None,
+        }
+    }
+
     /// Whether it ends the unit of messages that it belongs to.
     #[must_use]
     pub const fn ends_unit(&self) -> bool {
         match self {
             Self::Sync(sync) => !sync.unless_copy,
-            Self::Query(_) | Self::FunctionCall => true,
+            Self::Query(_) | Self::FunctionCall { .. } => true,
             _ => false,
         }
     }
@@ -149,7 +164,7 @@ impl Request {
     /// Whether ReadyForQuery ends it.
     #[must_use]
     pub const fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Sync(_) | Self::Query(_) | Self::FunctionCall | Self::LateSync | Self::Rollback)
+        matches!(self, Self::Sync(_) | Self::Query(_) | Self::FunctionCall { .. } | Self::LateSync | Self::Rollback)
     }
 }
 

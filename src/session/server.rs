@@ -233,7 +233,7 @@ impl Session {
         match self.outstanding.front() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
             // FunctionCall answers an error with ReadyForQuery: nothing is skipped.
-            Some(Request::FunctionCall) => return ServerStep::Forward,
+            Some(Request::FunctionCall { .. }) => return ServerStep::Forward,
             Some(Request::Rollback) => return ServerStep::Drop,
             _ => {}
         }
@@ -276,7 +276,7 @@ impl Session {
                         portal.executed = false;
                     }
                 }
-                Request::FunctionCall => skipped_ready = true,
+                Request::FunctionCall { .. } => skipped_ready = true,
                 _ => {}
             }
         }
@@ -360,6 +360,13 @@ impl Session {
             self.phase = Phase::Ready;
             self.unit = self.unit.next();
         }
+        if status == TransactionStatus::InTransaction
+            && let Some(sync_after) = self.outstanding.front_mut().and_then(Request::sync_after)
+            && std::mem::take(sync_after)
+        {
+            self.end_implicit_block(out);
+            return ServerStep::Drop;
+        }
         let request = self.outstanding.pop();
         self.status = status;
         if status != TransactionStatus::InTransaction {
@@ -390,6 +397,19 @@ impl Session {
                 self.after_statements(false, status, out);
                 self.late_bump(0, status, out)
             }
+        }
+    }
+
+    /// Ends the implicit block that a group of ours began and the client's message left open; a block that the client
+    /// began stays. A Sync alone shows `I` and commits nothing before the next message (PostgreSQL 18.4): Parse starts
+    /// what Sync then ends.
+    fn end_implicit_block(&mut self, out: &mut Output) {
+        let waiting = self.outstanding.pop();
+        out.to_server.append(&mut self.injector.nothing());
+        encode::sync(&mut out.to_server);
+        self.outstanding.push(Request::Injected { purpose: Purpose::Bump, closes: 1 });
+        if let Some(waiting) = waiting {
+            self.outstanding.push(waiting);
         }
     }
 

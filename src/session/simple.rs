@@ -63,7 +63,10 @@ impl Session {
             }
             return self.relay_query(QueryRequest::default());
         }
-        if !self.settle_query(&analysis, out) {
+        // A procedure that may commit, or what refuses a block, gets no company in its text.
+        let single = analysis.single().map(|statement| self.act(statement));
+        let alone = matches!(single, Some(Act::MayCommit(_) | Act::Alone)) && self.context() == Context::Implicit;
+        if (alone && !self.inject_pending(out)) || !self.settle_query(&analysis, out) {
             return ClientStep::Hold;
         }
         self.flushed = false;
@@ -172,7 +175,7 @@ impl Session {
                     self.read_tenants(copy.as_ref(), &known, query.write);
                     return self.relay_query(query);
                 }
-                (Act::MayCommit(reason), Context::Implicit) if !self.unit.open => {
+                (Act::MayCommit(reason), Context::Implicit) => {
                     out.events.push(Event::Statement(StatementClass::NotAtomic));
                     out.events.push(Event::Measured(reason));
                     query.bump_all_after = 1;
@@ -366,6 +369,7 @@ impl Session {
         if !self.is_active() || self.context() == Context::Failed {
             return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() });
         }
+        let sync_after = self.stands_alone();
         if !self.inject_pending(out) {
             return ClientStep::Hold;
         }
@@ -378,7 +382,13 @@ impl Session {
         out.to_server.append(&mut self.injector.bump_all(1));
         self.push_injected(Purpose::BumpAll);
         self.note_ddl(out);
-        self.relay_query(QueryRequest { changes_block: true, ddl: true, bump_all_after: 1, ..QueryRequest::default() })
+        self.relay_query(QueryRequest {
+            changes_block: true,
+            ddl: true,
+            bump_all_after: 1,
+            sync_after,
+            ..QueryRequest::default()
+        })
     }
 }
 

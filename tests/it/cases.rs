@@ -284,6 +284,10 @@ async fn exactly_once() {
         ),
     ];
     let mut rows = rows;
+    if env.server_version().await >= 18 {
+        // Since 18 a text of no or one statement leaves open the implicit block that it stands in.
+        rows.retain(|(name, ..)| !name.starts_with("an empty text behind"));
+    }
     let oid: u32 = env.direct.query_one("SELECT 'app.write_user'::regproc::oid", &[]).await.unwrap().get(0);
     let call = [&oid.to_be_bytes()[..], &[0, 0, 0, 1, 0, 0, 0, 2], b"77", &[0, 0]].concat();
     rows.push((
@@ -407,7 +411,9 @@ async fn zero_rows() {
         "COPY (DELETE FROM tv_user RETURNING *) TO STDOUT",
     ];
     let mut rows: Vec<Row> = Vec::new();
-    for sql in nothing {
+    let version = env.server_version().await;
+    // MERGE came with 15.
+    for sql in nothing.into_iter().filter(|sql| version >= 15 || !sql.starts_with("MERGE")) {
         rows.push((sql, ask(query(sql)), ""));
         rows.push((sql, ask([unnamed(sql, &[]), sync()].concat()), ""));
         rows.push((sql, ask_all(&["BEGIN", sql, "COMMIT"]), ""));

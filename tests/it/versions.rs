@@ -99,7 +99,9 @@ async fn simple_query_texts(route: Route) {
     let env = Env::new(route).await;
     let mut wire = Wire::login(env.port);
     let mut wrong = Vec::new();
-    for (text, expected) in TEXTS {
+    let version = env.server_version().await;
+    // MERGE came with 15.
+    for (text, expected) in TEXTS.iter().filter(|(text, _)| version >= 15 || !text.starts_with("MERGE")) {
         env.fresh().await;
         let before = env.versions().await;
         wire.ask(&query(text));

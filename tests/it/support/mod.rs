@@ -186,6 +186,12 @@ impl Env {
         eventually("the catalog is fresh", async || database.view().fresh).await;
     }
 
+    /// The server's major version.
+    pub async fn server_version(&self) -> i32 {
+        let sql = "SELECT current_setting('server_version_num')::int / 10000";
+        self.direct.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
     /// Counts readings of the catalog.
     pub async fn generation(&self) -> u64 {
         let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
