@@ -85,6 +85,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time that a client waits for the first catalog of its database.
 pub const CATALOG_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a database that no client uses any more is watched: less than the five seconds that PostgreSQL waits
+/// for others before it refuses to drop a database.
+pub const DATABASE_LINGER: Duration = Duration::from_secs(1);
+
 /// Longest time that reading the catalog waits for a lock (definitions of views are locked while they are printed).
 /// Until it can be read, statements are measured.
 pub const CATALOG_LOCK_TIMEOUT: Duration = Duration::from_millis(500);

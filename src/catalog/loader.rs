@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Catalog;
 use super::control::{ControlError, ControlPool};
 use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
-use crate::config::Config;
+use crate::config::{AuditAround, Config};
 use crate::effect::cache::Analyzer;
 use crate::limits;
 use crate::session::View;
@@ -69,9 +69,36 @@ pub struct Database {
     /// but a statement that waits for one of its locks will run with it.
     changing: AtomicUsize,
     changed: Notify,
+    /// Those who use it now.
+    leases: watch::Sender<usize>,
     state: watch::Sender<Option<Result<Presence, LoadError>>>,
     /// Its reader and fold worker stop.
     closed: CancellationToken,
+}
+
+/// A use of a database: while there is one, its catalog is kept current.
+#[derive(Debug)]
+pub struct Lease(Arc<Database>);
+
+impl Lease {
+    fn new(database: Arc<Database>) -> Self {
+        database.leases.send_modify(|leases| *leases += 1);
+        Self(database)
+    }
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Arc<Database>;
+
+    fn deref(&self) -> &Arc<Database> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.leases.send_modify(|leases| *leases -= 1);
+    }
 }
 
 /// A session's open transaction has changed the catalog; dropped when it has ended.
@@ -163,7 +190,7 @@ impl Database {
 pub struct Databases {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
-    known: Mutex<HashMap<String, Arc<Database>>>,
+    known: Arc<Mutex<HashMap<String, Arc<Database>>>>,
     tasks: tokio_util::task::TaskTracker,
     stop: CancellationToken,
 }
@@ -172,14 +199,15 @@ impl Databases {
     /// None yet; readers and fold workers run until `stop`.
     #[must_use]
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        Self { config, metrics, known: Mutex::default(), tasks: tokio_util::task::TaskTracker::new(), stop }
+        Self { config, metrics, known: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), stop }
     }
 
-    /// The database of this name, its catalog read at least once.
+    /// The database of this name, its catalog read at least once. Some time after the last lease has ended the database
+    /// is forgotten, and our connections to it with it: nobody could drop it otherwise.
     ///
     /// # Errors
     /// [`LoadError`]; a database that does not exist is no error: the server tells the client.
-    pub async fn get(&self, name: &str) -> Result<Arc<Database>, LoadError> {
+    pub async fn get(&self, name: &str) -> Result<Lease, LoadError> {
         let database = self.find_or_add(name)?;
         match database.ready().await {
             Ok(Presence::Found | Presence::Unread) => Ok(database),
@@ -226,12 +254,12 @@ impl Databases {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn find_or_add(&self, name: &str) -> Result<Arc<Database>, LoadError> {
+    fn find_or_add(&self, name: &str) -> Result<Lease, LoadError> {
         let mut known = self.lock();
         // Databases that were dropped.
         known.retain(|_, database| !database.is_forgotten());
         if let Some(database) = known.get(name) {
-            return Ok(Arc::clone(database));
+            return Ok(Lease::new(Arc::clone(database)));
         }
         if known.len() >= limits::DATABASES_MAX {
             return Err(LoadError::TooMany);
@@ -245,6 +273,7 @@ impl Databases {
             seen: AtomicU64::new(0),
             changing: AtomicUsize::new(0),
             changed: Notify::new(),
+            leases: watch::Sender::new(0),
             state: watch::Sender::new(None),
             closed: self.stop.child_token(),
         });
@@ -272,7 +301,34 @@ impl Databases {
             database.closed.clone(),
         );
         self.tasks.spawn(audit);
-        Ok(database)
+        // A look for writes around us goes on without clients.
+        if self.config.audit_around == AuditAround::Off {
+            let closed = database.closed.clone();
+            let unused = forget_unused(Arc::clone(&database), Arc::clone(&self.known));
+            self.tasks.spawn(async move { closed.run_until_cancelled(unused).await });
+        }
+        Ok(Lease::new(database))
+    }
+}
+
+/// Forgets a database that nobody has used for [`limits::DATABASE_LINGER`].
+async fn forget_unused(database: Arc<Database>, known: Arc<Mutex<HashMap<String, Arc<Database>>>>) {
+    let mut leases = database.leases.subscribe();
+    loop {
+        if leases.wait_for(|leases| *leases == 0).await.is_err() {
+            return;
+        }
+        let used = leases.wait_for(|leases| *leases > 0);
+        if tokio::time::timeout(limits::DATABASE_LINGER, used).await.is_ok() {
+            continue;
+        }
+        let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Leases begin under this lock.
+        if *database.leases.borrow() == 0 {
+            known.remove(&database.name);
+            database.closed.cancel();
+            return;
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::socket::Socket;
-use crate::catalog::loader::{CatalogChange, Database};
+use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
 use crate::session::{ClientStep, Event, Need, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
@@ -45,7 +45,7 @@ pub struct Connection {
     /// The server.
     pub server: Socket,
     /// Which database; `None` for a replication session, which is relayed without a look.
-    pub database: Option<Arc<Database>>,
+    pub database: Option<Lease>,
     /// Numbers.
     pub metrics: Arc<Metrics>,
     /// Shutdown has begun.
@@ -94,7 +94,7 @@ struct Pump {
     down: Lane,
     session: Option<Session>,
     view: Option<View>,
-    database: Option<Arc<Database>>,
+    database: Option<Lease>,
     /// The session's open transaction has changed the catalog.
     change: Option<CatalogChange>,
     metrics: Arc<Metrics>,
@@ -468,7 +468,7 @@ impl Pump {
     fn report_events(&mut self) {
         let changes = self.session.as_ref().is_some_and(Session::changes_catalog);
         if changes != self.change.is_some() {
-            self.change = self.database.as_ref().filter(|_| changes).map(Database::begin_change);
+            self.change = self.database.as_ref().filter(|_| changes).map(|database| database.begin_change());
         }
         for event in self.out.events.drain(..) {
             self.metrics.on_event(event);

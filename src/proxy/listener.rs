@@ -18,7 +18,7 @@ use super::socket::Socket;
 use super::verifiers::Source;
 use crate::auth::certificate;
 use crate::auth::scram::{Key, ScramError};
-use crate::catalog::loader::{Databases, LoadError};
+use crate::catalog::loader::{Databases, Lease, LoadError};
 use crate::config::{ClientCertificate, Config};
 use crate::limits;
 use crate::telemetry::metrics::Metrics;
@@ -248,10 +248,7 @@ impl Proxy {
     }
 
     /// The database of a session whose statements are looked at.
-    async fn database(
-        &self,
-        message: &StartupMessage<'_>,
-    ) -> Result<Option<Arc<crate::catalog::loader::Database>>, Refusal> {
+    async fn database(&self, message: &StartupMessage<'_>) -> Result<Option<Lease>, Refusal> {
         if message.replication || message.version.0 != 3 || message.database.is_empty() {
             return Ok(None);
         }
@@ -359,7 +356,7 @@ fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {
 /// What a connection starts with.
 struct Start {
     server: Socket,
-    database: Option<Arc<crate::catalog::loader::Database>>,
+    database: Option<Lease>,
     begun: Begun,
 }
 

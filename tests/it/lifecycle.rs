@@ -144,8 +144,15 @@ async fn a_locked_definition_keeps_nobody_out() {
     eventually("the catalog is read", async || database.view().fresh).await;
     client.batch_execute("INSERT INTO tv_a VALUES (2)").await.unwrap();
     assert_eq!(second.query_one(version, &[]).await.unwrap().get::<_, i64>(0), 2);
-    // Dropped: forgotten, nobody asks for it any more; made again: found.
+    // Without clients nobody of ours stands in the way of a DROP.
     drop((client, second));
+    drop(database);
+    env.direct("DROP DATABASE second").await;
+    env.direct("CREATE DATABASE second").await;
+    let client = try_connect(env.port, "second").await.unwrap();
+    let database = databases.get("second").await.unwrap();
+    // Dropped: forgotten, nobody asks for it any more; made again: found.
+    drop(client);
     env.direct("DROP DATABASE second WITH (FORCE)").await;
     eventually("it is forgotten", async || database.is_forgotten()).await;
     env.direct("CREATE DATABASE second").await;
