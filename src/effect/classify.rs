@@ -30,6 +30,8 @@ const TIMELESS_FORMS: &[&str] = &[
     "lock",
     "checkpoint",
     "load",
+    // It is planned when it is executed.
+    "prepare",
 ];
 
 /// Statements whose names say what they may write.

@@ -29,6 +29,7 @@ impl Session {
                 (name, Some(Prepared::opaque(analysis)))
             }
         };
+        self.names.unit = self.unit.number;
         let undo = self.names.set_statement(name, prepared.map(Arc::new));
         self.outstanding.push(Request::Parse(Some(Box::new(undo))));
         ClientStep::Relay
@@ -52,6 +53,10 @@ impl Session {
             self.outstanding.push(Request::Bind(None));
             return ClientStep::Relay;
         };
+        self.names.unit = self.unit.number;
+        if !self.means_what_it_seems(false, statement) {
+            return ClientStep::Hold;
+        }
         let portal = match self.names.statement(statement) {
             Some(prepared) => prepared.portal(&self.view.analyzer, bind.as_ref()),
             None => Portal { act: Act::Measure(UnknownReason::UnknownStatement), ..Portal::default() },
@@ -66,6 +71,11 @@ impl Session {
         ClientStep::Relay
     }
 
+    /// Whether no unit is unanswered that may have failed before the message that redefined this name.
+    fn means_what_it_seems(&self, portal: bool, name: &[u8]) -> bool {
+        self.names.is_certain(portal, name) || !self.outstanding.iter().any(Request::ends_unit)
+    }
+
     pub(super) fn on_describe(&mut self) -> ClientStep {
         self.unit.open = true;
         self.outstanding.push(Request::Describe);
@@ -74,6 +84,7 @@ impl Session {
 
     pub(super) fn on_close(&mut self, body: &[u8]) -> ClientStep {
         self.unit.open = true;
+        self.names.unit = self.unit.number;
         let undo = match Named::decode(body) {
             Some(Named::Statement(name)) => Some(self.names.set_statement(name, None)),
             Some(Named::Portal(name)) => Some(self.names.set_portal(name, None)),
@@ -84,6 +95,10 @@ impl Session {
     }
 
     pub(super) fn on_execute(&mut self, body: &[u8], out: &mut Output) -> ClientStep {
+        self.names.unit = self.unit.number;
+        if execute_portal(body).is_some_and(|name| !self.means_what_it_seems(true, name)) {
+            return ClientStep::Hold;
+        }
         let known = execute_portal(body).and_then(|name| self.names.portal_mut(name));
         let (act, portal) = match known {
             Some(portal) => (portal.act.clone(), portal.clone()),
@@ -244,6 +259,10 @@ impl Session {
 
     fn execute_control(&mut self, control: Control, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Control));
+        if self.context() == Context::Failed {
+            // What was sent before the failure was known fails too.
+            self.pending.forget();
+        }
         self.unit.context = match control {
             Control::Begin | Control::Commit { chain: true } | Control::Rollback { chain: true } => {
                 Some(Context::Block)

@@ -41,6 +41,8 @@ mod rewrite;
 mod server;
 mod simple;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 mod transaction;
 

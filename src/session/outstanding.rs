@@ -249,6 +249,16 @@ impl OutstandingRequests {
         (discarded, sync.is_some())
     }
 
+    /// A message was not processed, but a later one that waits has redefined its name.
+    pub fn absorb(&mut self, undo: Undo) {
+        let mut left = Some(undo);
+        for request in &mut self.queue {
+            if let Request::Parse(Some(later)) | Request::Bind(Some(later)) | Request::Close(Some(later)) = request {
+                left = left.and_then(|undo| later.absorb(undo));
+            }
+        }
+    }
+
     /// COPY FROM STDIN has begun: the server ignores the Syncs that were sent meanwhile.
     pub fn drop_ignored_syncs(&mut self) {
         self.queue.retain(|request| !matches!(request, Request::Sync(sync) if sync.unless_copy));

@@ -240,6 +240,22 @@ pub struct Undo {
     name: Box<[u8]>,
     made: u64,
     former: Former,
+    /// Who had made that one.
+    former_maker: Option<Maker>,
+}
+
+impl Undo {
+    /// `earlier` was not processed either, and this one's former meaning is what it had made: what was there before
+    /// both is what counts. Gives `earlier` back if it is about something else.
+    pub fn absorb(&mut self, earlier: Self) -> Option<Self> {
+        let same_kind = matches!(self.former, Former::Portal(_)) == matches!(earlier.former, Former::Portal(_));
+        if !same_kind || self.name != earlier.name || self.former_maker.map(|maker| maker.made) != Some(earlier.made) {
+            return Some(earlier);
+        }
+        self.former = earlier.former;
+        self.former_maker = earlier.former_maker;
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -253,6 +269,15 @@ fn key(name: &[u8]) -> &[u8] {
     name.get(..63).unwrap_or(name)
 }
 
+/// A message that gave a name its meaning.
+#[derive(Debug, Clone, Copy)]
+struct Maker {
+    made: u64,
+    unit: u64,
+    /// The name had a meaning before.
+    redefines: bool,
+}
+
 /// Names of one session.
 #[derive(Debug, Default)]
 pub struct Names {
@@ -260,8 +285,10 @@ pub struct Names {
     statement_bytes: usize,
     portals: HashMap<Box<[u8]>, Portal>,
     /// Who made (or removed) the present meaning of a name.
-    makers: HashMap<(bool, Box<[u8]>), u64>,
+    makers: HashMap<(bool, Box<[u8]>), Maker>,
     made: u64,
+    /// Number of the unit that messages are sent in now.
+    pub unit: u64,
     /// Cursors of SQL whose query is harmless, by the catalog of this generation.
     harmless_cursors: Vec<(String, u64)>,
 }
@@ -277,7 +304,8 @@ impl Names {
     pub fn set_statement(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Undo {
         let name = key(name);
         let former = self.replace_statement(name, prepared);
-        Undo { name: name.into(), made: self.make(false, name), former: Former::Statement(former) }
+        let (made, former_maker) = self.make(false, name, former.is_some());
+        Undo { name: name.into(), made, former: Former::Statement(former), former_maker }
     }
 
     fn replace_statement(&mut self, name: &[u8], prepared: Option<Arc<Prepared>>) -> Option<Arc<Prepared>> {
@@ -295,21 +323,29 @@ impl Names {
         former
     }
 
-    /// Notes who gave a name its meaning; only messages that wait for a reply need to know.
-    fn make(&mut self, portal: bool, name: &[u8]) -> u64 {
+    /// Notes who gives a name its meaning, and who did before; only messages that wait for a reply need to know.
+    fn make(&mut self, portal: bool, name: &[u8], redefines: bool) -> (u64, Option<Maker>) {
         self.made += 1;
         if self.makers.len() >= 2 * limits::OUTSTANDING_REQUESTS_MAX {
             // A client that gives ever new names while replies are due: what they mean is measured.
             self.forget_all_statements();
             self.portals.clear();
         }
-        self.makers.insert((portal, name.into()), self.made);
-        self.made
+        let maker = Maker { made: self.made, unit: self.unit, redefines };
+        let former = self.makers.insert((portal, name.into()), maker);
+        (self.made, former)
     }
 
     /// No message waits: nothing can be undone.
     pub fn settle(&mut self) {
         self.makers.clear();
+    }
+
+    /// Whether a name means what it seems to even if an earlier unit has failed before the message that redefined it.
+    #[must_use]
+    pub fn is_certain(&self, portal: bool, name: &[u8]) -> bool {
+        let maker = self.makers.get(&(portal, Box::from(key(name))));
+        maker.is_none_or(|maker| !maker.redefines || maker.unit == self.unit)
     }
 
     /// The portal of a name.
@@ -323,7 +359,8 @@ impl Names {
         // Portals and cursors share their names.
         self.harmless_cursors.retain(|(cursor, _)| cursor.as_bytes() != name);
         let former = self.replace_portal(name, portal);
-        Undo { name: name.into(), made: self.make(true, name), former: Former::Portal(former) }
+        let (made, former_maker) = self.make(true, name, former.is_some());
+        Undo { name: name.into(), made, former: Former::Portal(former), former_maker }
     }
 
     fn replace_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Option<Portal> {
@@ -336,17 +373,22 @@ impl Names {
         former
     }
 
-    /// The server did not process a message.
-    pub fn undo(&mut self, undo: Undo) {
+    /// The server did not process a message. Gives it back when a later message has given the name its meaning.
+    pub fn undo(&mut self, undo: Undo) -> Option<Undo> {
         let portal = matches!(undo.former, Former::Portal(_));
-        let maker = (portal, undo.name);
-        if self.makers.get(&maker) != Some(&undo.made) {
-            return;
+        let maker = (portal, undo.name.clone());
+        if self.makers.get(&maker).map(|maker| maker.made) != Some(undo.made) {
+            return Some(undo);
         }
         match undo.former {
-            Former::Statement(former) => drop(self.replace_statement(&maker.1, former)),
-            Former::Portal(former) => drop(self.replace_portal(&maker.1, former)),
+            Former::Statement(former) => drop(self.replace_statement(&undo.name, former)),
+            Former::Portal(former) => drop(self.replace_portal(&undo.name, former)),
         }
+        match undo.former_maker {
+            Some(former) => drop(self.makers.insert(maker, former)),
+            None => drop(self.makers.remove(&maker)),
+        }
+        None
     }
 
     /// SQL makes or removes prepared statements of these names.

@@ -263,7 +263,9 @@ impl Session {
         for request in discarded {
             match request {
                 Request::Parse(Some(undo)) | Request::Bind(Some(undo)) | Request::Close(Some(undo)) => {
-                    self.names.undo(*undo);
+                    if let Some(undo) = self.names.undo(*undo) {
+                        self.outstanding.absorb(undo);
+                    }
                 }
                 Request::Query(query) => {
                     self.forget_query(&query);
@@ -335,7 +337,8 @@ impl Session {
                 return ServerStep::Drop;
             }
         }
-        if query.bump_before_commit && !query.visible {
+        // Our bump has failed, not the client's text before anything ran (a syntax error, for example).
+        if query.bump_before_commit && !query.visible && (query.swallowing || points_into_ours(query, body)) {
             query.rollback_after = true;
         }
         if !query.swallowing {
@@ -521,6 +524,13 @@ impl QueryRequest {
             self.visible = true;
         }
     }
+}
+
+/// Whether an error's position is in what we added to a text.
+fn points_into_ours(query: &QueryRequest, body: &[u8]) -> bool {
+    let position = ErrorFields::decode(body).position;
+    let origin = query.rewrite.as_ref().zip(position).map(|(rewrite, position)| rewrite.map.origin(position));
+    origin == Some(Origin::Ours)
 }
 
 /// Forwards an error or notice of a text that we changed, its position put right.
