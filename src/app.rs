@@ -87,7 +87,8 @@ impl Running {
             acceptor: acceptor.clone(),
             verifiers: verifiers.transpose()?,
         };
-        let proxy = Proxy::new(parts, random(), crate::tls::random()?);
+        let proxy =
+            Proxy::new(parts, random(), crate::tls::random()?).context("cannot start the threads that relay")?;
         let proxy = tokio::spawn(async move { proxy.run(listener).await });
         if let Some(acceptor) = acceptor.clone() {
             let stop = stop.clone();

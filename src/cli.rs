@@ -116,6 +116,9 @@ pub struct ServeArgs {
     /// Most client connections at a time [default: 10000].
     #[arg(long, env = "TURNSTILE_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
+    /// Threads that relay; 0: one for each core [default: 0].
+    #[arg(long, env = "TURNSTILE_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
     /// After SIGTERM, how long transactions may go on before they are cut off, in milliseconds
     /// [default: 30000].
     #[arg(long, env = "TURNSTILE_DRAIN_TIMEOUT_MS", value_name = "MS")]

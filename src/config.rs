@@ -49,6 +49,8 @@ pub struct Config {
     pub require_schema: bool,
     /// Most client connections at a time.
     pub connections_max: usize,
+    /// Threads that relay; 0: one for each core.
+    pub workers: usize,
     /// How long running transactions may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Pause between two looks for changes of the catalog.
@@ -168,6 +170,7 @@ pub struct ConfigFile {
     install: Option<bool>,
     require_schema: Option<bool>,
     connections_max: Option<usize>,
+    workers: Option<usize>,
     drain_timeout_ms: Option<u64>,
     #[serde(default)]
     control: ControlSection,
@@ -328,6 +331,7 @@ impl Config {
                 10_000,
                 1..=1_000_000,
             )?,
+            workers: in_range("workers", args.workers.or(file.workers), 0, 0..=crate::limits::WORKERS_MAX)?,
             drain_timeout: millis(
                 "drain_timeout_ms",
                 args.drain_timeout_ms.or(file.drain_timeout_ms),

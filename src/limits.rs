@@ -99,6 +99,9 @@ pub const CATALOG_PAUSE: Duration = Duration::from_millis(10);
 /// Longest time that a cancel request may take.
 pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Threads that relay, at most: no machine gains from more.
+pub const WORKERS_MAX: usize = 1_024;
+
 /// Most cancel requests at work at once; more wait in the listen queue of their own connections.
 pub const CANCELS_MAX: usize = 64;
 

@@ -6,13 +6,15 @@
 //! fit into the socket at once is copied.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::Interest;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
@@ -20,6 +22,9 @@ use crate::limits;
 use crate::session::{ClientStep, Event, Need, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
+
+/// A session whose sockets are never idle asks the signals this often.
+const SIGNALS_EVERY_TURNS: usize = 64;
 
 thread_local! {
     /// What sockets are read into: a connection without work holds no buffer.
@@ -54,6 +59,8 @@ pub struct Connection {
     pub kill: CancellationToken,
     /// Any number, to spread what is counted over.
     pub shard: usize,
+    /// Where the control plane runs.
+    pub home: Handle,
 }
 
 /// What a connection begins with.
@@ -107,6 +114,35 @@ struct Pump {
     shard: usize,
 }
 
+/// What ends a session that the sockets do not end.
+struct Signals<'a, 'b> {
+    drain: Pin<&'a mut WaitForCancellationFuture<'b>>,
+    kill: Pin<&'a mut WaitForCancellationFuture<'b>>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Signal {
+    Drain,
+    Kill,
+    Deadline,
+}
+
+impl Signals<'_, '_> {
+    fn poll(&mut self, context: &mut Context<'_>, draining: bool) -> Poll<Signal> {
+        if self.kill.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Signal::Kill);
+        }
+        if !draining && self.drain.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Signal::Drain);
+        }
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(context).map(|()| Signal::Deadline),
+            None => Poll::Pending,
+        }
+    }
+}
+
 impl Connection {
     /// Relays what has begun and then everything, until a side closes. `name` is that of everything of ours on the
     /// server connection.
@@ -137,76 +173,98 @@ impl Connection {
         let consumed = pump.process_server(&begun.replies)?;
         pump.down.input = keep_rest(begun.replies, consumed);
         pump.process_client_input()?;
-        let ending = pump.run(self.drain, self.kill).await;
-        pump.bump_what_was_left().await;
+        let ending = pump.run(&self.drain, &self.kill).await;
+        pump.bump_what_was_left(&self.home).await;
         ending
     }
 }
 
 impl Pump {
-    async fn run(&mut self, drain: CancellationToken, kill: CancellationToken) -> io::Result<Ending> {
-        let mut deadline: Option<Instant> = None;
+    async fn run(&mut self, drain: &CancellationToken, kill: &CancellationToken) -> io::Result<Ending> {
+        let drained = pin!(drain.cancelled());
+        let killed = pin!(kill.cancelled());
+        let mut signals = Signals { drain: drained, kill: killed, deadline: None };
+        let mut draining = false;
+        let mut turn: usize = 0;
         loop {
             self.write_out()?;
-            if let Some(ending) = self.ending(&drain) {
+            if let Some(ending) = self.ending(draining) {
                 return self.finish(ending).await;
             }
             self.close_server_side().await;
-            if self.last_words && deadline.is_none() {
-                deadline = Some(Instant::now() + limits::LAST_WORDS_TIMEOUT);
+            if self.last_words && signals.deadline.is_none() {
+                signals.deadline = Some(Box::pin(sleep(limits::LAST_WORDS_TIMEOUT)));
             }
-            let client = self.client_interest();
-            let server = self.server_interest();
-            tokio::select! {
-                ready = self.client.ready(client.unwrap_or(Interest::READABLE)), if client.is_some() => {
-                    if ready?.is_readable() {
-                        self.read_client()?;
-                    }
+            // Asking the signals takes a lock that all sessions share. They have the task's waker from the first
+            // turn on, so that they are asked only when the task was woken for no socket, and now and then.
+            let mut ask = turn.is_multiple_of(SIGNALS_EVERY_TURNS) || signals.deadline.is_some();
+            turn = turn.wrapping_add(1);
+            let wake = poll_fn(|context| {
+                if ask && let Poll::Ready(signal) = signals.poll(context, draining) {
+                    return Poll::Ready(Ok(Some(signal)));
                 }
-                ready = self.server.ready(server.unwrap_or(Interest::READABLE)), if server.is_some() => {
-                    if ready?.is_readable() {
-                        self.read_server()?;
-                    }
-                }
-                () = drain.cancelled(), if !drain.is_cancelled() => {}
-                () = kill.cancelled() => return self.finish(Ending::Drained).await,
-                () = sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => return Ok(Ending::Violation),
+                ask = true;
+                self.poll_sockets(context).map_ok(|()| None)
+            });
+            match wake.await? {
+                None => {}
+                Some(Signal::Drain) => draining = true,
+                Some(Signal::Kill) => return self.finish(Ending::Drained).await,
+                Some(Signal::Deadline) => return Ok(Ending::Violation),
             }
         }
+    }
+
+    /// Reads and writes what can be; ready when something was.
+    fn poll_sockets(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let client = self.reads_client() && self.poll_client(context)?.is_ready();
+        let server = self.reads_server() && self.poll_server(context)?.is_ready();
+        let down = self.writes_client() && self.client.poll_writable(context)?.is_ready();
+        let up = self.writes_server() && self.server.poll_writable(context)?.is_ready();
+        if client || server || down || up { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     /// A client that is gone without a Sync behind a procedure that may have committed: every domain is bumped
     /// by the control plane.
-    async fn bump_what_was_left(&self) {
+    async fn bump_what_was_left(&mut self, home: &Handle) {
         let lost = self.session.as_ref().map_or(0, Session::bumps_lost);
-        let Some(database) = self.database.as_ref().filter(|_| lost > 0) else { return };
-        let bump = async {
-            let client = database.pool().get().await?;
-            client.execute("SELECT turbo.fn_bump_all($1, 'turnstile')", &[&i64::from(lost)]).await?;
-            Ok::<(), crate::catalog::control::ControlError>(())
-        };
-        if let Err(error) = bump.await {
-            tracing::error!(database = %database.name, %error, "a bump in a transaction of its own failed: caches may be stale");
-        }
+        let Some(database) = self.database.take_if(|_| lost > 0) else { return };
+        let bump = home.spawn(async move {
+            let bump = async {
+                let client = database.pool().get().await?;
+                client.execute("SELECT turbo.fn_bump_all($1, 'turnstile')", &[&i64::from(lost)]).await?;
+                Ok::<(), crate::catalog::control::ControlError>(())
+            };
+            if let Err(error) = bump.await {
+                tracing::error!(database = %database.name, %error, "a bump in a transaction of its own failed: caches may be stale");
+            }
+        });
+        // It ends badly only where the process ends.
+        let _stopped = bump.await;
     }
 
-    /// What to wait for at the client's socket.
-    fn client_interest(&self) -> Option<Interest> {
+    const fn reads_client(&self) -> bool {
         // A client that is held back is still read a little: its end is to be noticed.
         let room = !self.held || self.up.input.len() < limits::READ_BYTES;
         let below = self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
-        let read = !self.up.ended && room && !self.last_words && below;
-        interest(read, (!self.down.output.is_empty() || self.client.wants_flush()) && !self.client_gone)
+        !self.up.ended && room && !self.last_words && below
     }
 
-    fn server_interest(&self) -> Option<Interest> {
-        let read = !self.down.ended && self.down.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
-        interest(read, (!self.up.output.is_empty() || self.server.wants_flush()) && !self.server_shut)
+    const fn reads_server(&self) -> bool {
+        !self.down.ended && self.down.output.len() < limits::OUTPUT_HIGH_WATER_BYTES
+    }
+
+    fn writes_client(&self) -> bool {
+        (!self.down.output.is_empty() || self.client.wants_flush()) && !self.client_gone
+    }
+
+    fn writes_server(&self) -> bool {
+        (!self.up.output.is_empty() || self.server.wants_flush()) && !self.server_shut
     }
 
     /// Whether, and how, the session is over.
-    fn ending(&self, drain: &CancellationToken) -> Option<Ending> {
-        if self.down.ended && self.down.output.is_empty() {
+    fn ending(&self, draining: bool) -> Option<Ending> {
+        if self.down.ended && !self.writes_client() {
             return Some(if self.last_words { Ending::Violation } else { Ending::Closed });
         }
         let late = self.session.as_ref().is_some_and(Session::owes_late_bump);
@@ -214,11 +272,9 @@ impl Pump {
             return Some(Ending::Closed);
         }
         let at_rest = self.session.as_ref().is_none_or(Session::is_at_rest);
-        let quiet = self.up.input.is_empty()
-            && self.up.output.is_empty()
-            && self.down.output.is_empty()
-            && self.up.streaming == 0;
-        (drain.is_cancelled() && at_rest && quiet).then_some(Ending::Drained)
+        let quiet =
+            self.up.input.is_empty() && !self.writes_client() && !self.writes_server() && self.up.streaming == 0;
+        (draining && at_rest && quiet).then_some(Ending::Drained)
     }
 
     async fn finish(&mut self, ending: Ending) -> io::Result<Ending> {
@@ -235,7 +291,7 @@ impl Pump {
 
     /// Passes the end of the client's stream on, once nothing is owed that needs the server's ear.
     async fn close_server_side(&mut self) {
-        let done = self.up.ended && self.up.output.is_empty() && !self.held && !self.server_shut;
+        let done = self.up.ended && !self.writes_server() && !self.held && !self.server_shut;
         if done
             && let Some(session) = &mut self.session
             && session.owes_late_bump()
@@ -250,31 +306,33 @@ impl Pump {
         }
     }
 
-    fn read_client(&mut self) -> io::Result<()> {
-        self.update_view();
-        SCRATCH.with_borrow_mut(|scratch| {
-            match self.client.try_read(scratch) {
-                Ok(0) => self.up.ended = true,
-                Ok(count) => {
-                    let start = std::time::Instant::now();
-                    let bytes = scratch.get(..count).unwrap_or_default();
-                    if self.up.input.is_empty() && !self.held {
-                        let consumed = self.process_client(bytes)?;
-                        self.up.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
-                    } else {
-                        self.up.input.extend_from_slice(bytes);
-                        if !self.held {
-                            self.process_client_input()?;
-                        }
-                    }
-                    self.write_out()?;
-                    self.metrics.added_latency(self.shard, start.elapsed());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => self.lose_client(),
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        SCRATCH.with_borrow_mut(|scratch| match ready!(self.client.poll_read(context, scratch)) {
+            Ok(count) => Poll::Ready(self.read_client(scratch.get(..count).unwrap_or_default())),
+            Err(_) => {
+                self.lose_client();
+                Poll::Ready(Ok(()))
             }
-            Ok(())
         })
+    }
+
+    /// No bytes are the end of the stream.
+    fn read_client(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let start = std::time::Instant::now();
+        self.update_view();
+        self.up.ended = bytes.is_empty();
+        if self.up.input.is_empty() && !self.held {
+            let consumed = self.process_client(bytes)?;
+            self.up.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+        } else {
+            self.up.input.extend_from_slice(bytes);
+            if !self.held {
+                self.process_client_input()?;
+            }
+        }
+        self.write_out()?;
+        self.metrics.added_latency(self.shard, start.elapsed());
+        Ok(())
     }
 
     fn process_client_input(&mut self) -> io::Result<()> {
@@ -284,36 +342,36 @@ impl Pump {
         Ok(())
     }
 
-    fn read_server(&mut self) -> io::Result<()> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            match self.server.try_read(scratch) {
-                Ok(0) => self.down.ended = true,
-                Ok(count) => {
-                    let start = std::time::Instant::now();
-                    let bytes = scratch.get(..count).unwrap_or_default();
-                    if self.down.input.is_empty() {
-                        let consumed = self.process_server(bytes)?;
-                        self.down.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
-                    } else {
-                        let mut input = std::mem::take(&mut self.down.input);
-                        input.extend_from_slice(bytes);
-                        let consumed = self.process_server(&input)?;
-                        self.down.input = keep_rest(input, consumed);
-                    }
-                    if self.held {
-                        self.held = false;
-                        self.update_view();
-                        self.process_client_input()?;
-                    }
-                    self.write_out()?;
-                    self.metrics.added_latency(self.shard, start.elapsed());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // What the server said before it went away is still forwarded.
-                Err(_) => self.down.ended = true,
+    fn poll_server(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        SCRATCH.with_borrow_mut(|scratch| match ready!(self.server.poll_read(context, scratch)) {
+            // What the server said before it went away is still forwarded.
+            Ok(0) | Err(_) => {
+                self.down.ended = true;
+                Poll::Ready(Ok(()))
             }
-            Ok(())
+            Ok(count) => Poll::Ready(self.read_server(scratch.get(..count).unwrap_or_default())),
         })
+    }
+
+    fn read_server(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let start = std::time::Instant::now();
+        if self.down.input.is_empty() {
+            let consumed = self.process_server(bytes)?;
+            self.down.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
+        } else {
+            let mut input = std::mem::take(&mut self.down.input);
+            input.extend_from_slice(bytes);
+            let consumed = self.process_server(&input)?;
+            self.down.input = keep_rest(input, consumed);
+        }
+        if self.held {
+            self.held = false;
+            self.update_view();
+            self.process_client_input()?;
+        }
+        self.write_out()?;
+        self.metrics.added_latency(self.shard, start.elapsed());
+        Ok(())
     }
 
     fn lose_client(&mut self) {
@@ -537,15 +595,6 @@ fn wanted(need: Need, header: FrameHeader, bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.checked_add(body_bytes)?)
 }
 
-fn interest(read: bool, write: bool) -> Option<Interest> {
-    match (read, write) {
-        (true, true) => Some(Interest::READABLE | Interest::WRITABLE),
-        (true, false) => Some(Interest::READABLE),
-        (false, true) => Some(Interest::WRITABLE),
-        (false, false) => None,
-    }
-}
-
 /// What is left of a buffer; an empty one keeps no memory.
 fn keep_rest(mut buffer: Vec<u8>, consumed: usize) -> Vec<u8> {
     if consumed >= buffer.len() {
@@ -596,9 +645,4 @@ fn is_disconnect(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::NotConnected
     )
-}
-
-/// Later than any test or session lasts.
-fn far() -> Instant {
-    Instant::now() + Duration::from_secs(365 * 24 * 3600)
 }

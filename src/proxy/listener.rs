@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,12 +17,13 @@ use super::connection::{Begun, Connection, Ending};
 use super::login::{Login, LoginError, log_in};
 use super::socket::Socket;
 use super::verifiers::Source;
+use super::workers::Workers;
 use crate::auth::certificate;
 use crate::auth::scram::{Key, ScramError};
 use crate::catalog::loader::{Databases, Lease, LoadError};
 use crate::config::{ClientCertificate, Config};
 use crate::limits;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{ConnectedGuard, Metrics};
 use crate::tls::{ALPN, Acceptor, ServerSide};
 use crate::wire::WireError;
 use crate::wire::encode;
@@ -51,6 +53,7 @@ pub struct Parts {
 pub struct Proxy {
     parts: Parts,
     kill: CancellationToken,
+    workers: Workers,
     connections: TaskTracker,
     open: AtomicUsize,
     accepted: AtomicU64,
@@ -90,9 +93,12 @@ enum Refusal {
 
 impl Proxy {
     /// A proxy that accepts nobody yet.
-    #[must_use]
-    pub fn new(parts: Parts, nonce: u64, secret: Key) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// [`Workers::start`].
+    pub fn new(parts: Parts, nonce: u64, secret: Key) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            workers: Workers::start(parts.config.workers)?,
             parts,
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
@@ -101,7 +107,7 @@ impl Proxy {
             cancels: Semaphore::new(limits::CANCELS_MAX),
             nonce,
             secret,
-        })
+        }))
     }
 
     /// Accepts until drained; then waits for running transactions, at most the drain timeout.
@@ -136,45 +142,49 @@ impl Proxy {
         }
     }
 
-    async fn serve(&self, client: TcpStream) {
-        let _guard = self.parts.metrics.connected();
-        let open = self.open.fetch_add(1, Ordering::Relaxed);
-        let number = self.accepted.fetch_add(1, Ordering::Relaxed);
+    async fn serve(self: Arc<Self>, client: TcpStream) {
+        let admitted = Admitted::new(&self);
         // A socket that is gone already will say so when it is read.
         let _gone = client.set_nodelay(true);
         let mut client = Socket::from(client);
-        let full = open >= self.parts.config.connections_max;
-        let outcome = self.session(&mut client, number, full).await;
-        self.open.fetch_sub(1, Ordering::Relaxed);
-        match outcome {
-            Ok(Some(start)) => self.relay(start, client, number).await,
+        match self.session(&mut client, &admitted).await {
+            Ok(Some(start)) => self.relay(start, client, admitted),
             Ok(None) | Err(Refusal::Gone) => client.shutdown().await,
             Err(refusal) => self.refuse(client, &refusal).await,
         }
     }
 
-    async fn relay(&self, start: Start, client: Socket, number: u64) {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        let connection = Connection {
-            client,
-            server: start.server,
-            database: start.database,
-            metrics: Arc::clone(&self.parts.metrics),
-            drain: self.parts.drain.clone(),
-            kill: self.kill.clone(),
-            shard: usize::try_from(number).unwrap_or(0),
-        };
-        let name = format!("_turnstile_{:016x}", self.nonce);
-        match connection.run(start.begun, &name).await {
-            Ok(Ending::Violation) => self.parts.metrics.violated(),
-            Ok(Ending::Closed | Ending::Drained) => {}
-            Err(error) => tracing::debug!(%error, "session ended"),
-        }
-        self.open.fetch_sub(1, Ordering::Relaxed);
+    /// On a thread that does nothing else.
+    fn relay(self: &Arc<Self>, start: Start, client: Socket, admitted: Admitted) {
+        let sockets = client.detach().and_then(|client| Ok((client, start.server.detach()?)));
+        let proxy = Arc::clone(self);
+        let home = Handle::current();
+        self.workers.spawn(&self.connections, async move {
+            let relayed = async {
+                let (client, server) = sockets?;
+                let connection = Connection {
+                    client: client.attach()?,
+                    server: server.attach()?,
+                    database: start.database,
+                    metrics: Arc::clone(&proxy.parts.metrics),
+                    drain: proxy.parts.drain.clone(),
+                    kill: proxy.kill.clone(),
+                    shard: usize::try_from(admitted.number).unwrap_or(0),
+                    home,
+                };
+                connection.run(start.begun, &format!("_turnstile_{:016x}", proxy.nonce)).await
+            };
+            match relayed.await {
+                Ok(Ending::Violation) => proxy.parts.metrics.violated(),
+                Ok(Ending::Closed | Ending::Drained) => {}
+                Err(error) => tracing::debug!(%error, "session ended"),
+            }
+            drop(admitted);
+        });
     }
 
     /// Reads startup packets until there is something to relay.
-    async fn session(&self, client: &mut Socket, number: u64, full: bool) -> Result<Option<Start>, Refusal> {
+    async fn session(&self, client: &mut Socket, admitted: &Admitted) -> Result<Option<Start>, Refusal> {
         let side = self.parts.acceptor.as_ref().and_then(|acceptor| acceptor.current());
         let mut reader = StartupReader { client, side: side.as_deref(), buffer: Vec::new() };
         let packet = tokio::select! {
@@ -188,8 +198,8 @@ impl Proxy {
                 Ok(None)
             }
             StartupPacket::Startup(message) => {
-                tracing::debug!(number, version = ?message.version, replication = message.replication, tls = client.is_tls(), "client");
-                if full {
+                tracing::debug!(number = admitted.number, version = ?message.version, replication = message.replication, tls = client.is_tls(), "client");
+                if admitted.full {
                     return Err(Refusal::Full);
                 }
                 self.check_encryption(client, &message)?;
@@ -350,6 +360,33 @@ fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {
             };
             encode::fatal("28000", &format!("turnstile cannot log in: {error}"), hint, message);
         }
+    }
+}
+
+/// A client that was accepted, until it is gone.
+struct Admitted {
+    proxy: Arc<Proxy>,
+    number: u64,
+    /// More than are allowed.
+    full: bool,
+    _connected: ConnectedGuard,
+}
+
+impl Admitted {
+    fn new(proxy: &Arc<Proxy>) -> Self {
+        let open = proxy.open.fetch_add(1, Ordering::Relaxed);
+        Self {
+            number: proxy.accepted.fetch_add(1, Ordering::Relaxed),
+            full: open >= proxy.parts.config.connections_max,
+            _connected: proxy.parts.metrics.connected(),
+            proxy: Arc::clone(proxy),
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.proxy.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -7,3 +7,4 @@ pub mod listener;
 pub mod login;
 pub mod socket;
 pub mod verifiers;
+pub mod workers;

@@ -1,11 +1,14 @@
 //! A connection over TCP or a unix socket, encrypted or not, read and written without waiting.
 
+use std::future::poll_fn;
 use std::io::{self, Read as _, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
-use tokio::io::{Interest, Ready};
+use tokio::io::{AsyncRead as _, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// What carries the bytes.
@@ -25,8 +28,6 @@ pub struct Socket {
 #[derive(Debug)]
 struct Tls {
     connection: Connection,
-    /// Decrypted bytes wait to be read: the transport need not be readable.
-    waiting: bool,
 }
 
 impl From<TcpStream> for Socket {
@@ -42,10 +43,29 @@ impl From<UnixStream> for Socket {
 }
 
 impl Transport {
-    async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+    async fn ready(&self, interest: Interest) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.ready(interest).await,
             Self::Unix(socket) => socket.ready(interest).await,
+        }
+        .map(drop)
+    }
+
+    /// A read that fills less than the buffer is known to have emptied the socket: the next one waits without asking
+    /// the kernel again, unlike [`Transport::try_read`].
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let read = match self {
+            Self::Tcp(socket) => Pin::new(socket).poll_read(context, &mut buffer),
+            Self::Unix(socket) => Pin::new(socket).poll_read(context, &mut buffer),
+        };
+        read.map_ok(|()| buffer.filled().len())
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_write_ready(context),
+            Self::Unix(socket) => socket.poll_write_ready(context),
         }
     }
 
@@ -64,12 +84,51 @@ impl Transport {
     }
 }
 
+/// A socket on its way from one event loop to another.
+#[derive(Debug)]
+pub struct Detached {
+    transport: DetachedTransport,
+    tls: Option<Box<Tls>>,
+}
+
+#[derive(Debug)]
+enum DetachedTransport {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Detached {
+    /// Belongs to the event loop that this is called on.
+    ///
+    /// # Errors
+    /// Of the event loop: out of file descriptors or memory.
+    pub fn attach(self) -> io::Result<Socket> {
+        let transport = match self.transport {
+            DetachedTransport::Tcp(socket) => Transport::Tcp(TcpStream::from_std(socket)?),
+            DetachedTransport::Unix(socket) => Transport::Unix(UnixStream::from_std(socket)?),
+        };
+        Ok(Socket { transport, tls: self.tls })
+    }
+}
+
 /// rustls reads and writes by the traits of the standard library.
 struct Records<'a>(&'a Transport);
+
+/// The same for a task that is to be woken when there is more.
+struct Incoming<'a, 'b>(&'a mut Transport, &'a mut Context<'b>);
 
 impl io::Read for Records<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(buffer)
+    }
+}
+
+impl io::Read for Incoming<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.poll_read(self.1, buffer) {
+            Poll::Ready(read) => read,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 }
 
@@ -92,32 +151,37 @@ impl Tls {
         Ok(())
     }
 
-    /// Takes records from the transport; `false` at its end.
-    fn fill(&mut self, transport: &Transport) -> io::Result<bool> {
-        let count = self.connection.read_tls(&mut Records(transport))?;
-        if let Err(error) = self.connection.process_new_packets() {
-            // The alert that tells the peer; it may be gone.
-            let _unsent = self.flush(transport);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-        }
+    /// Takes records; `false` at the end of the stream.
+    fn fill(&mut self, from: &mut dyn io::Read) -> io::Result<bool> {
+        let count = self.connection.read_tls(from)?;
+        self.connection.process_new_packets().map_err(invalid)?;
         Ok(count > 0)
     }
 
-    fn read(&mut self, transport: &Transport, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = loop {
+    fn poll_read(
+        &mut self,
+        transport: &mut Transport,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
             match self.connection.reader().read(buffer) {
                 // A peer that ends without close_notify has ended all the same: PostgreSQL's messages say where
                 // they end.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break 0,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(0)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => break other?,
+                other => return Poll::Ready(other),
             }
-            self.fill(transport)?;
-        };
-        let state =
-            self.connection.process_new_packets().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        self.waiting = state.plaintext_bytes_to_read() > 0;
-        Ok(count)
+            match self.fill(&mut Incoming(transport, context)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => {
+                    // The alert that tells the peer; it may be gone.
+                    let _unsent = self.flush(transport);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
     }
 
     fn write(&mut self, transport: &Transport, bytes: &[u8]) -> io::Result<usize> {
@@ -132,28 +196,35 @@ impl Tls {
 }
 
 impl Socket {
-    /// Waits until it can be read or written, as asked, or until what is encrypted can go on
-    /// ([`Socket::flush`]). Cancel-safe.
+    /// Takes it off the event loop.
+    ///
+    /// # Errors
+    /// Of the event loop.
+    pub fn detach(self) -> io::Result<Detached> {
+        let transport = match self.transport {
+            Transport::Tcp(socket) => DetachedTransport::Tcp(socket.into_std()?),
+            Transport::Unix(socket) => DetachedTransport::Unix(socket.into_std()?),
+        };
+        Ok(Detached { transport, tls: self.tls })
+    }
+
+    /// Reads what is there; 0 bytes at the end of the stream. The task is woken when there is more.
+    ///
+    /// # Errors
+    /// Of the socket; `InvalidData` for what is no TLS.
+    pub fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &mut self.tls {
+            None => self.transport.poll_read(context, buffer),
+            Some(tls) => tls.poll_read(&mut self.transport, context, buffer),
+        }
+    }
+
+    /// Ready when bytes may fit ([`Socket::try_write`], [`Socket::flush`]); else the task is woken then.
     ///
     /// # Errors
     /// Of the socket.
-    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
-        if interest.is_readable() && self.tls.as_ref().is_some_and(|tls| tls.waiting) {
-            return Ok(Ready::READABLE);
-        }
-        let interest = if self.wants_flush() { interest | Interest::WRITABLE } else { interest };
-        self.transport.ready(interest).await
-    }
-
-    /// Reads what is there; 0 bytes at the end of the stream.
-    ///
-    /// # Errors
-    /// `WouldBlock` when nothing is there; others of the socket; `InvalidData` for what is no TLS.
-    pub fn try_read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.tls {
-            None => self.transport.try_read(buffer),
-            Some(tls) => tls.read(&self.transport, buffer),
-        }
+    pub fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport.poll_writable(context)
     }
 
     /// Writes what fits.
@@ -167,7 +238,7 @@ impl Socket {
         }
     }
 
-    /// Whether encrypted bytes wait for the transport: then [`Socket::ready`] waits for them too.
+    /// Whether encrypted bytes wait for the transport.
     #[must_use]
     pub fn wants_flush(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.connection.wants_write())
@@ -207,14 +278,14 @@ impl Socket {
     /// # Errors
     /// Of the socket.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.try_read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
+        poll_fn(|context| {
+            while self.wants_flush() && self.poll_writable(context)?.is_ready() {
+                self.flush()?;
             }
-            self.ready(Interest::READABLE).await?;
-            self.flush()?;
-        }
+            let count = ready!(self.poll_read(context, buffer))?;
+            Poll::Ready(Ok(count))
+        })
+        .await
     }
 
     /// The first byte that the peer sends, which stays to be read; `None` when it closes.
@@ -250,12 +321,12 @@ impl Socket {
     }
 
     async fn handshake(&mut self, connection: Connection) -> io::Result<()> {
-        let mut tls = Box::new(Tls { connection, waiting: false });
+        let mut tls = Box::new(Tls { connection });
         while tls.connection.is_handshaking() || tls.connection.wants_write() {
             let (step, interest) = if tls.connection.wants_write() {
                 (tls.flush(&self.transport), Interest::WRITABLE)
             } else {
-                let filled = tls.fill(&self.transport);
+                let filled = tls.fill(&mut Records(&self.transport));
                 let ended =
                     || Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer closed in the TLS handshake"));
                 (filled.and_then(|more| if more { Ok(()) } else { ended() }), Interest::READABLE)
@@ -265,12 +336,13 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.transport.ready(interest).await?;
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // The alert that tells the peer; it may be gone.
+                    let _unsent = tls.flush(&self.transport);
+                    return Err(error);
+                }
             }
         }
-        // What the peer sent right behind its handshake is decrypted already.
-        let state = tls.connection.process_new_packets().map_err(invalid)?;
-        tls.waiting = state.plaintext_bytes_to_read() > 0;
         self.tls = Some(tls);
         Ok(())
     }

@@ -137,10 +137,10 @@ impl Metrics {
 
     /// A connection was accepted; the guard ends it.
     #[must_use]
-    pub fn connected(&self) -> ConnectedGuard<'_> {
+    pub fn connected(&self) -> ConnectedGuard {
         self.accepted.increment(1);
         self.connections.increment(1);
-        ConnectedGuard(&self.connections)
+        ConnectedGuard(self.connections.clone())
     }
 
     /// A connection was refused.
@@ -239,9 +239,9 @@ fn count<K: PartialEq + Copy>(counters: &[(K, Counter)], key: K) {
 
 /// An open connection, counted.
 #[derive(Debug)]
-pub struct ConnectedGuard<'a>(&'a Gauge);
+pub struct ConnectedGuard(Gauge);
 
-impl Drop for ConnectedGuard<'_> {
+impl Drop for ConnectedGuard {
     fn drop(&mut self) {
         self.0.decrement(1);
     }
