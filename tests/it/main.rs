@@ -15,6 +15,7 @@ mod cli;
 mod encryption;
 mod lifecycle;
 mod oracle;
+mod protocol;
 mod relay;
 mod schema;
 mod support;
