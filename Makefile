@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test oracle versions lint fmt tools demo-tools clean
+.PHONY: run test oracle fuzz versions lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -23,6 +23,17 @@ endif
 PROGRAMS ?= 10000..18000
 oracle: tools
 	ORACLE_PROGRAMS=$(PROGRAMS) PATH="$$PATH:/usr/sbin" $(CARGO) test --locked --test it oracle::programs_by_name -- --nocapture
+
+## Any bytes into framing, session or sql, guided by coverage: make fuzz TARGET=sql SECONDS=600
+TARGET ?= session
+SECONDS ?= 60
+COVERAGE = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+fuzz:
+	mkdir -p tests/fuzz/corpus/$(TARGET)
+	RUSTFLAGS="$(COVERAGE)" $(CARGO) run --release --manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz \
+		--target $(shell rustc -vV | sed -n 's/^host: //p') --bin $(TARGET) -- \
+		-max_total_time=$(SECONDS) -rss_limit_mb=2048 -timeout=10 tests/fuzz/corpus/$(TARGET) fixtures/fuzz/$(TARGET)
 
 ## The tests against real servers, with each of these PostgreSQL versions: make versions VERSIONS="17 18"
 VERSIONS ?= 14 16 17 18

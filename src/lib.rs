@@ -17,6 +17,9 @@ pub mod catalog;
 pub mod effect;
 pub mod session;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 pub mod admin;
 pub mod embedded;
 pub mod proxy;

@@ -170,3 +170,29 @@ fn fixtures_are_used() {
         }
     }
 }
+
+/// Each of the 150 cases has its line; the tests that it names exist.
+#[test]
+fn protocol_cases_have_their_tests() {
+    let text = std::fs::read_to_string(root().join("tests/protocol-cases.md")).unwrap();
+    let rows: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .filter(|(number, _)| number.parse::<u32>().is_ok())
+        .collect();
+    let numbers: Vec<u32> = rows.iter().map(|(number, _)| number.parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=150).collect::<Vec<_>>());
+    for (number, words) in rows {
+        let mut file = String::new();
+        for (index, part) in words.split('`').enumerate() {
+            if index % 2 == 1 {
+                let path = root().join(part);
+                file = if part.contains('/') { std::fs::read_to_string(path).unwrap() } else { file };
+                continue;
+            }
+            for name in part.split('"').skip(1).step_by(2) {
+                assert!(file.contains(name), "case {number}: {name:?} is not in the file before it");
+            }
+        }
+    }
+}

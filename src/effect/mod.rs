@@ -15,7 +15,7 @@ mod keywords;
 pub mod lexer;
 pub mod statement;
 pub mod tenants;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod test_support;
 #[cfg(test)]
 mod tests;

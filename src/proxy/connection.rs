@@ -92,7 +92,7 @@ struct Lane {
     ended: bool,
 }
 
-struct Pump {
+pub(super) struct Pump {
     client: Socket,
     server: Socket,
     /// From the client.
@@ -151,23 +151,11 @@ impl Connection {
     /// Of the sockets; the session is over then.
     pub async fn run(self, begun: Begun, name: &str) -> io::Result<Ending> {
         let view = self.database.as_ref().map(|database| database.view());
-        let mut pump = Pump {
-            client: self.client,
-            server: self.server,
-            up: Lane::default(),
-            down: Lane::default(),
-            session: view.clone().map(|view| Session::new(view, name)),
-            view,
-            database: self.database,
-            change: None,
-            metrics: self.metrics,
-            out: Output::default(),
-            held: false,
-            last_words: false,
-            client_gone: false,
-            server_shut: false,
-            shard: self.shard,
-        };
+        let session = view.clone().map(|view| Session::new(view, name));
+        let mut pump = Pump::new(self.client, self.server, session, self.metrics);
+        pump.view = view;
+        pump.database = self.database;
+        pump.shard = self.shard;
         pump.up.output = begun.packet;
         pump.up.input = begun.early;
         let consumed = pump.process_server(&begun.replies)?;
@@ -179,8 +167,34 @@ impl Connection {
     }
 }
 
+/// A pump without a database, that has logged in.
+#[cfg(test)]
+pub(super) fn pump_for_tests(client: Socket, server: Socket, session: Session) -> Pump {
+    Pump::new(client, server, Some(session), Arc::new(Metrics::new()))
+}
+
 impl Pump {
-    async fn run(&mut self, drain: &CancellationToken, kill: &CancellationToken) -> io::Result<Ending> {
+    fn new(client: Socket, server: Socket, session: Option<Session>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            client,
+            server,
+            up: Lane::default(),
+            down: Lane::default(),
+            session,
+            view: None,
+            database: None,
+            change: None,
+            metrics,
+            out: Output::default(),
+            held: false,
+            last_words: false,
+            client_gone: false,
+            server_shut: false,
+            shard: 0,
+        }
+    }
+
+    pub(super) async fn run(&mut self, drain: &CancellationToken, kill: &CancellationToken) -> io::Result<Ending> {
         let drained = pin!(drain.cancelled());
         let killed = pin!(kill.cancelled());
         let mut signals = Signals { drain: drained, kill: killed, deadline: None };

@@ -5,6 +5,8 @@ pub mod connect;
 pub mod connection;
 pub mod listener;
 pub mod login;
+#[cfg(test)]
+mod simulation;
 pub mod socket;
 pub mod verifiers;
 pub mod workers;

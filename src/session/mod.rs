@@ -41,7 +41,7 @@ mod rewrite;
 mod server;
 mod simple;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
 mod transaction;

@@ -18,24 +18,24 @@ const SEEDS: u64 = 6_000;
 const STEPS_MAX: usize = 20_000;
 const TENANT: &str = "11111111-1111-1111-1111-111111111111";
 
-type Message = (u8, Vec<u8>);
+pub type Message = (u8, Vec<u8>);
 
 /// xorshift64*: the same everywhere.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    const fn next(&mut self) -> u64 {
+    pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() >> 33).unwrap() % bound
     }
 
-    fn chance(&mut self, percent: usize) -> bool {
+    pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
@@ -61,7 +61,7 @@ fn frames(mut bytes: &[u8]) -> Vec<Message> {
 
 /// What a transaction has done: bumps and writes of domain `a`, by tenant (`""`: all of them).
 #[derive(Debug, Default, Clone)]
-struct Work {
+pub struct Work {
     writes: Vec<String>,
     bumps: Vec<String>,
 }
@@ -75,8 +75,8 @@ enum Block {
 }
 
 /// The server: PostgreSQL 15 as far as the programs go.
-struct Model {
-    committed: Work,
+pub struct Model {
+    pub committed: Work,
     /// The transaction: its own work, then that of each savepoint.
     levels: Vec<(String, Work)>,
     block: Block,
@@ -87,7 +87,7 @@ struct Model {
     portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
     skipping: bool,
     buffer: Vec<Message>,
-    sent: VecDeque<Message>,
+    pub sent: VecDeque<Message>,
     received: Vec<Message>,
 }
 
@@ -95,7 +95,7 @@ struct Model {
 type Outcome = Result<(), &'static str>;
 
 impl Model {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             committed: Work::default(),
             levels: Vec::new(),
@@ -112,7 +112,7 @@ impl Model {
         }
     }
 
-    fn flush(&mut self) {
+    pub fn flush(&mut self) {
         self.sent.extend(self.buffer.drain(..));
     }
 
@@ -145,7 +145,7 @@ impl Model {
         }
     }
 
-    fn end(&mut self, commit: bool) {
+    pub fn end(&mut self, commit: bool) {
         for (_, work) in self.levels.drain(..) {
             if commit {
                 self.committed.writes.extend(work.writes);
@@ -313,7 +313,7 @@ impl Model {
         1
     }
 
-    fn receive(&mut self, (kind, body): Message) {
+    pub fn receive(&mut self, (kind, body): Message) {
         self.received.push((kind, body.clone()));
         if self.skipping && kind != b'S' {
             return;
@@ -478,9 +478,9 @@ const STATEMENTS: &[&str] = &[
 ];
 
 /// A flight of messages, and how many ReadyForQuery the client waits for before the next one.
-type Flight = (Vec<Message>, usize);
+pub type Flight = (Vec<Message>, usize);
 
-fn program(random: &mut Random) -> Vec<Flight> {
+pub fn program(random: &mut Random) -> Vec<Flight> {
     (0..2 + random.below(6)).map(|_| flight(random)).collect()
 }
 
@@ -624,12 +624,12 @@ impl Run {
 }
 
 /// The test catalog, where a write of `a` bumps nothing else by itself (cascades are the server's affair).
-fn catalog_without_cascades() -> crate::catalog::Catalog {
+pub fn catalog_without_cascades() -> crate::catalog::Catalog {
     crate::catalog::Catalog { cascades: Vec::new(), ..catalog() }
 }
 
 /// The client's transcript straight from the model, and what was committed.
-fn direct(flights: &[Flight]) -> Vec<Message> {
+pub fn direct(flights: &[Flight]) -> Vec<Message> {
     let mut model = Model::new();
     for (messages, _) in flights {
         for message in messages {
@@ -640,7 +640,7 @@ fn direct(flights: &[Flight]) -> Vec<Message> {
     model.sent.into()
 }
 
-fn readable(messages: &[Message]) -> String {
+pub fn readable(messages: &[Message]) -> String {
     let mut text = String::new();
     for (kind, body) in messages {
         let _ = writeln!(text, "   {} {}", char::from(*kind), String::from_utf8_lossy(body).replace('\0', "."));
@@ -707,7 +707,7 @@ fn check(seed: u64) {
 
 /// Each write has one bump: of its tenant, or of all where its tenant could not be told (behind a measured statement
 /// of the same text). Where the transaction ended inside of a measured statement, one bump stands for whatever it was.
-fn are_covered(committed: &Work) -> bool {
+pub fn are_covered(committed: &Work) -> bool {
     let mut bumps = committed.bumps.clone();
     let mut take = |wanted: &str| {
         let at = bumps.iter().position(|bump| bump == wanted);

@@ -1,0 +1,194 @@
+//! A seeded simulator of the pump: the session's random programs between two real sockets, cut into pieces of any size
+//! (one byte too), with peers that read slowly, clients that half-close or vanish, servers that die anywhere. Without a
+//! fault the client must get the same bytes as straight from the model; always it must end, and each committed write
+//! must have its bump. `SIMULATION_SEEDS=17..18` replays a seed.
+
+use std::future::Future as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::pump_for_tests;
+use crate::effect::EffectSettings;
+use crate::effect::cache::Analyzer;
+use crate::session::simulation::{
+    Message, Model, Random, are_covered, catalog_without_cascades, direct, program, readable,
+};
+use crate::session::{Output, Session, View};
+use crate::wire::FrameHeader;
+
+/// Seeds of `make test`.
+const SEEDS: u64 = 1_500;
+
+/// What goes wrong, behind how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// The client sends no more, and still reads.
+    HalfClose,
+    ClientVanishes(usize),
+    ServerDies(usize),
+}
+
+fn bytes(messages: &[Message]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, body) in messages {
+        bytes.push(*kind);
+        bytes.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+        bytes.extend(body);
+    }
+    bytes
+}
+
+fn piece(random: &mut Random) -> usize {
+    if random.chance(40) { 1 } else { 1 + random.below(200) }
+}
+
+async fn write_in_pieces(
+    socket: &mut (impl tokio::io::AsyncWrite + Unpin),
+    mut rest: &[u8],
+    random: &mut Random,
+) -> bool {
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(piece(random).min(rest.len()));
+        if socket.write_all(now).await.is_err() {
+            return false;
+        }
+        rest = later;
+        if random.chance(50) {
+            tokio::task::yield_now().await;
+        }
+    }
+    true
+}
+
+/// The client: everything is sent, and read as it comes.
+async fn client(socket: UnixStream, sent: Vec<u8>, expected: usize, fault: Fault, mut random: Random) -> Vec<u8> {
+    let (mut from, mut to) = socket.into_split();
+    let limit = if let Fault::ClientVanishes(after) = fault { after } else { usize::MAX };
+    let mut reading = Random(random.0 ^ 0x55);
+    let reader = async {
+        let mut got = Vec::new();
+        let mut buffer = [0; 256];
+        while got.len() < expected || fault == Fault::HalfClose {
+            let room = piece(&mut reading).min(buffer.len());
+            match from.read(&mut buffer[..room]).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => got.extend(&buffer[..count]),
+            }
+        }
+        got
+    };
+    let writer = async {
+        let _sent = write_in_pieces(&mut to, &sent[..sent.len().min(limit)], &mut random).await;
+        if fault == Fault::HalfClose {
+            let _shut = to.shutdown().await;
+        }
+    };
+    if let Fault::ClientVanishes(_) = fault {
+        // Whatever it has read by then.
+        tokio::select! { biased; () = writer => Vec::new(), got = reader => got }
+    } else {
+        tokio::join!(reader, writer).0
+    }
+}
+
+/// The server: a model that answers what has arrived, in pieces.
+async fn server(mut socket: UnixStream, fault: Fault, mut random: Random) -> Model {
+    let mut model = Model::new();
+    let mut input = Vec::new();
+    let mut received = 0;
+    let mut buffer = [0; 256];
+    let limit = if let Fault::ServerDies(after) = fault { after } else { usize::MAX };
+    'connected: loop {
+        let room = piece(&mut random).min(buffer.len());
+        match socket.read(&mut buffer[..room]).await {
+            Ok(0) | Err(_) => break,
+            Ok(count) => input.extend(&buffer[..count]),
+        }
+        while let Some(header) = FrameHeader::peek(&input).unwrap() {
+            if input.len() < header.frame_bytes() {
+                break;
+            }
+            let rest = input.split_off(header.frame_bytes());
+            let frame = std::mem::replace(&mut input, rest);
+            received += frame.len();
+            if received > limit {
+                break 'connected;
+            }
+            model.receive((header.message_type, frame[5..].to_vec()));
+            if random.chance(10) {
+                model.flush();
+            }
+        }
+        let said: Vec<Message> = model.sent.drain(..).collect();
+        if !write_in_pieces(&mut socket, &bytes(&said), &mut random).await {
+            break;
+        }
+    }
+    model.end(false);
+    model
+}
+
+async fn check(seed: u64) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let flights = program(&mut random);
+    let sent = bytes(&flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect::<Vec<_>>());
+    let fault = match random.below(6) {
+        0 => Fault::HalfClose,
+        1 => Fault::ClientVanishes(random.below(sent.len() + 1)),
+        2 => Fault::ServerDies(random.below(2 * sent.len() + 1)),
+        _ => Fault::None,
+    };
+    let expected = bytes(&direct(&flights));
+    let analyzer = Arc::new(Analyzer::new(catalog_without_cascades(), EffectSettings::default()));
+    let mut session = Session::new(View { analyzer, fresh: true }, "_t");
+    session.on_server(b'Z', 1, b"I", &mut Output::default());
+    let (client_end, client_socket) = UnixStream::pair().unwrap();
+    let (server_end, server_socket) = UnixStream::pair().unwrap();
+    let pump = async move {
+        let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
+        let mut pump = pump_for_tests(client_socket.into(), server_socket.into(), session);
+        let ending = pump.run(&drain, &kill).await;
+        drop(pump);
+        ending
+    };
+    let parts = async {
+        tokio::join!(
+            client(client_end, sent.clone(), expected.len(), fault, Random(random.next() | 1)),
+            server(server_end, fault, Random(random.next() | 1)),
+            pump
+        )
+    };
+    let mut parts = std::pin::pin!(parts);
+    let run =
+        tokio::time::timeout(Duration::from_secs(20), std::future::poll_fn(|context| parts.as_mut().poll(context)));
+    let Ok((got, model, _ending)) = run.await else { panic!("seed {seed}: {fault:?}: it hangs") };
+    if matches!(fault, Fault::None | Fault::HalfClose) {
+        let sent: Vec<Message> = flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect();
+        assert!(
+            got == expected,
+            "seed {seed}: {fault:?}: another transcript\nsent\n{}got\n{}\nexpected\n{}",
+            readable(&sent),
+            String::from_utf8_lossy(&got),
+            String::from_utf8_lossy(&expected)
+        );
+    }
+    assert!(are_covered(&model.committed), "seed {seed}: {fault:?}: writes and bumps differ: {:?}", model.committed);
+}
+
+#[test]
+fn random_programs_in_pieces() {
+    let named = std::env::var("SIMULATION_SEEDS").ok();
+    let (from, to) = named
+        .as_deref()
+        .and_then(|range| range.split_once(".."))
+        .map_or((0, SEEDS), |(from, to)| (from.parse().unwrap(), to.parse().unwrap()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for seed in from..to {
+        runtime.block_on(check(seed));
+    }
+}
