@@ -274,7 +274,7 @@ fn key(name: &[u8]) -> &[u8] {
 struct Maker {
     made: u64,
     unit: u64,
-    /// The name had a meaning before.
+    /// The name had a meaning before, that it may have again if this fails.
     redefines: bool,
 }
 
@@ -331,8 +331,10 @@ impl Names {
             self.forget_all_statements();
             self.portals.clear();
         }
-        let maker = Maker { made: self.made, unit: self.unit, redefines };
-        let former = self.makers.insert((portal, name.into()), maker);
+        let maker = (portal, name.into());
+        // A Close in between has left no meaning, but may fail, too.
+        let redefines = redefines || self.makers.get(&maker).is_some_and(|former| former.redefines);
+        let former = self.makers.insert(maker, Maker { made: self.made, unit: self.unit, redefines });
         (self.made, former)
     }
 

@@ -88,7 +88,7 @@ pub struct Model {
     skipping: bool,
     buffer: Vec<Message>,
     pub sent: VecDeque<Message>,
-    received: Vec<Message>,
+    pub received: Vec<Message>,
 }
 
 /// An error: its SQLSTATE.
