@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test oracle fuzz versions lint fmt tools demo-tools clean
+.PHONY: run test oracle fuzz bench versions lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -23,6 +23,15 @@ endif
 PROGRAMS ?= 10000..18000
 oracle: tools
 	ORACLE_PROGRAMS=$(PROGRAMS) PATH="$$PATH:/usr/sbin" $(CARGO) test --locked --test it oracle::programs_by_name -- --nocapture
+
+## The contenders against each other: make bench SECONDS_EACH=3 REPETITIONS=9 ONLY=select. Writes benches/RESULTS.md.
+## Needs pgbouncer and haproxy.
+SECONDS_EACH ?= 1
+REPETITIONS ?= 5
+bench: demo-tools
+	$(CARGO) build --release --locked
+	PATH="$$PATH:/usr/sbin" $(CARGO) run --release --locked --manifest-path benches/Cargo.toml --target-dir target/bench -- \
+		--seconds $(SECONDS_EACH) --repetitions $(REPETITIONS) $(if $(ONLY),--only "$(ONLY)" --results target/bench)
 
 ## Any bytes into framing, session or sql, guided by coverage: make fuzz TARGET=sql SECONDS=600
 TARGET ?= session

@@ -1,11 +1,7 @@
 //! A catalog for table tests, and fixtures that can be written anew with `UPDATE_EXPECT=1`.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
-
 use crate::catalog::Catalog;
 use crate::catalog::rows::{CascadeRow, CatalogRows, FunctionRow, RelationRow, TriggerRow};
-use crate::effect::analysis::{Analysis, Kind, RowCount, Tenant, Tenants};
 
 /// The relations and functions that fixtures name.
 #[expect(clippy::too_many_lines, reason = "a list")]
@@ -117,95 +113,108 @@ pub(crate) fn catalog() -> Catalog {
     rows.build(1)
 }
 
-/// An analysis in one line a statement.
-pub(crate) fn describe(analysis: &Analysis) -> String {
-    if analysis.refused {
-        return "refused".into();
-    }
-    let mut out = String::new();
-    for statement in &analysis.statements {
-        let separator = if out.is_empty() { "" } else { " | " };
-        let _ = write!(out, "{separator}{}", describe_kind(&statement.kind));
-        if let (Some(scope), Kind::Measure(_)) = (&statement.scope, &statement.kind) {
-            let _ = write!(out, " of {}", scope.relations);
+#[cfg(test)]
+pub(crate) use fixtures::*;
+
+#[cfg(test)]
+mod fixtures {
+    use std::fmt::Write as _;
+    use std::path::PathBuf;
+
+    use crate::effect::analysis::{Analysis, Kind, RowCount, Tenant, Tenants};
+
+    /// An analysis in one line a statement.
+    pub(crate) fn describe(analysis: &Analysis) -> String {
+        if analysis.refused {
+            return "refused".into();
         }
-        for (flag, word) in
-            [(statement.copy_in, "copy-in"), (statement.reads_versions, "reads versions"), (statement.ddl, "ddl")]
-        {
-            if flag {
-                let _ = write!(out, " [{word}]");
+        let mut out = String::new();
+        for statement in &analysis.statements {
+            let separator = if out.is_empty() { "" } else { " | " };
+            let _ = write!(out, "{separator}{}", describe_kind(&statement.kind));
+            if let (Some(scope), Kind::Measure(_)) = (&statement.scope, &statement.kind) {
+                let _ = write!(out, " of {}", scope.relations);
+            }
+            for (flag, word) in
+                [(statement.copy_in, "copy-in"), (statement.reads_versions, "reads versions"), (statement.ddl, "ddl")]
+            {
+                if flag {
+                    let _ = write!(out, " [{word}]");
+                }
+            }
+        }
+        out
+    }
+
+    fn describe_kind(kind: &Kind) -> String {
+        match kind {
+            Kind::Harmless => "harmless".into(),
+            Kind::Measure(reason) => format!("measure {}", reason.label()),
+            Kind::MayCommit(reason) => format!("may commit {}", reason.label()),
+            Kind::Alone => "alone".into(),
+            Kind::Control(control) => format!("{control:?}"),
+            Kind::DeclareCursor { name, harmless } => format!("declare {name} harmless={harmless}"),
+            Kind::Fetch(name) => format!("fetch {name}"),
+            Kind::Write(write) => {
+                let touched: Vec<String> = write
+                    .touched
+                    .iter()
+                    .map(|touched| format!("{}:{}", touched.domain, describe_tenants(&touched.tenants)))
+                    .collect();
+                let rows = match (write.rows, write.leaves_no_trace_without_rows) {
+                    (RowCount::NotZero, _) => "",
+                    (RowCount::Tag, true) => " by tag",
+                    (RowCount::Tag, false) => " by tag, leaves traces",
+                };
+                let copy = write.copy.as_ref().map_or(String::new(), |copy| format!(" copy column {}", copy.position));
+                format!("write {}{rows}{copy}", touched.join(" "))
             }
         }
     }
-    out
-}
 
-fn describe_kind(kind: &Kind) -> String {
-    match kind {
-        Kind::Harmless => "harmless".into(),
-        Kind::Measure(reason) => format!("measure {}", reason.label()),
-        Kind::MayCommit(reason) => format!("may commit {}", reason.label()),
-        Kind::Alone => "alone".into(),
-        Kind::Control(control) => format!("{control:?}"),
-        Kind::DeclareCursor { name, harmless } => format!("declare {name} harmless={harmless}"),
-        Kind::Fetch(name) => format!("fetch {name}"),
-        Kind::Write(write) => {
-            let touched: Vec<String> = write
-                .touched
-                .iter()
-                .map(|touched| format!("{}:{}", touched.domain, describe_tenants(&touched.tenants)))
-                .collect();
-            let rows = match (write.rows, write.leaves_no_trace_without_rows) {
-                (RowCount::NotZero, _) => "",
-                (RowCount::Tag, true) => " by tag",
-                (RowCount::Tag, false) => " by tag, leaves traces",
-            };
-            let copy = write.copy.as_ref().map_or(String::new(), |copy| format!(" copy column {}", copy.position));
-            format!("write {}{rows}{copy}", touched.join(" "))
+    fn describe_tenants(tenants: &Tenants) -> String {
+        match tenants {
+            Tenants::All => "all".into(),
+            Tenants::Session => "session".into(),
+            Tenants::These(tenants) => {
+                let words: Vec<String> = tenants
+                    .iter()
+                    .map(|tenant| match tenant {
+                        Tenant::Known(tenant) => tenant.as_simple().to_string().chars().take(4).collect(),
+                        Tenant::Parameter { number, as_uuid } => {
+                            format!("${number}{}", if *as_uuid { "" } else { "text" })
+                        }
+                    })
+                    .collect();
+                words.join("+")
+            }
         }
     }
-}
 
-fn describe_tenants(tenants: &Tenants) -> String {
-    match tenants {
-        Tenants::All => "all".into(),
-        Tenants::Session => "session".into(),
-        Tenants::These(tenants) => {
-            let words: Vec<String> = tenants
-                .iter()
-                .map(|tenant| match tenant {
-                    Tenant::Known(tenant) => tenant.as_simple().to_string().chars().take(4).collect(),
-                    Tenant::Parameter { number, as_uuid } => format!("${number}{}", if *as_uuid { "" } else { "text" }),
-                })
-                .collect();
-            words.join("+")
+    /// Path of a fixture.
+    pub(crate) fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    }
+
+    /// Compares a fixture with what it should be; with `UPDATE_EXPECT=1` it is written anew.
+    pub(crate) fn check_fixture(name: &str, actual: &str) {
+        let path = fixture(name);
+        let expected = std::fs::read_to_string(&path).unwrap();
+        if expected == actual {
+            return;
         }
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(&path, actual).unwrap();
+            return;
+        }
+        let difference: Vec<String> = expected
+            .lines()
+            .zip(actual.lines())
+            .enumerate()
+            .filter(|(_, (expected, actual))| expected != actual)
+            .map(|(line, (expected, actual))| format!("line {}\n  - {expected}\n  + {actual}", line + 1))
+            .take(20)
+            .collect();
+        panic!("{name} differs (UPDATE_EXPECT=1 writes it anew; then read the diff)\n{}", difference.join("\n"));
     }
-}
-
-/// Path of a fixture.
-pub(crate) fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
-}
-
-/// Compares a fixture with what it should be; with `UPDATE_EXPECT=1` it is written anew.
-pub(crate) fn check_fixture(name: &str, actual: &str) {
-    let path = fixture(name);
-    let expected = std::fs::read_to_string(&path).unwrap();
-    if expected == actual {
-        return;
-    }
-    if std::env::var_os("UPDATE_EXPECT").is_some() {
-        std::fs::write(&path, actual).unwrap();
-        return;
-    }
-    let difference: Vec<String> = expected
-        .lines()
-        .zip(actual.lines())
-        .enumerate()
-        .filter(|(_, (expected, actual))| expected != actual)
-        .map(|(line, (expected, actual))| format!("line {}\n  - {expected}\n  + {actual}", line + 1))
-        .take(20)
-        .collect();
-    panic!("{name} differs (UPDATE_EXPECT=1 writes it anew; then read the diff)\n{}", difference.join("\n"));
 }
