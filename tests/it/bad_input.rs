@@ -140,6 +140,7 @@ async fn a_pipeline_that_never_ends_is_held_back() {
     tokio::task::spawn_blocking(move || {
         let mut wire = Wire::login(port);
         let many = 50_000;
+        wire.send(&parse("s", "SELECT 1"));
         let mut writer = wire.second_half();
         let sender = std::thread::spawn(move || {
             for _ in 0..many {
@@ -147,7 +148,6 @@ async fn a_pipeline_that_never_ends_is_held_back() {
             }
             writer.send(&sync());
         });
-        wire.send(&parse("s", "SELECT 1"));
         sender.join().unwrap();
         assert_eq!(wire.until_ready().len(), many + 2);
     })
