@@ -543,6 +543,7 @@ mod tests {
             refused("server = \"host=x\"\nconnections_max = 0"),
             "connections_max = \"0\": expected 1 to 1000000"
         );
+        assert_eq!(refused("server = \"host=x\"\nworkers = 1025"), "workers = \"1025\": expected 0 to 1024");
         assert!(refused("server = \"host=x\"\n[tenant]\nsettings = [\"x; DROP\"]").contains("session setting"));
         let secret = refused("server = \"postgres://app:hunter2@db:port/app\"");
         assert!(!secret.contains("hunter2") && secret.contains("app:***@db"), "{secret}");

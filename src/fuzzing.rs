@@ -8,7 +8,7 @@ use crate::effect::cache::Analyzer;
 use crate::effect::test_support::catalog;
 use crate::effect::{AnalysisContext, EffectSettings, analyze};
 use crate::limits;
-use crate::session::{ClientStep, Need, Output, Session, View};
+use crate::session::{ClientStep, Output, Session, View};
 use crate::wire::frontend::{Bind, Parse, cstr, execute_portal, execute_rows, function_call_oid, query_text};
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, backend, startup};
 
@@ -53,12 +53,7 @@ pub fn session(bytes: &[u8]) {
         let (kind, length) = (header.message_type, header.body_bytes);
         let server = side % 2 == 1;
         let need = if server { session.server_need(kind, length) } else { session.client_need(kind, length) };
-        let wanted = match need {
-            Need::Header => 0,
-            Need::Prefix => length.min(limits::MESSAGE_PREFIX_BYTES_MAX),
-            Need::Whole => length,
-        };
-        let Some(body) = message.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.saturating_add(wanted)) else { break };
+        let Some(body) = need.body(header, message) else { break };
         if server {
             session.on_server(kind, length, body, &mut out);
         } else {
@@ -99,17 +94,13 @@ pub fn sql(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::simulation::Random;
 
     /// Changed copies of each file.
     const CHANGED: u64 = 40;
 
-    fn change(bytes: &mut Vec<u8>, random: &mut u64) {
-        let mut next = |bound: usize| {
-            *random ^= *random >> 12;
-            *random ^= *random << 25;
-            *random ^= *random >> 27;
-            usize::try_from(random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % bound.max(1)
-        };
+    fn change(bytes: &mut Vec<u8>, random: &mut Random) {
+        let mut next = |bound: usize| random.below(bound.max(1));
         for _ in 0..=next(4) {
             let (at, other) = (next(bytes.len()), next(bytes.len()));
             match next(4) {
@@ -132,7 +123,7 @@ mod tests {
             run(&bytes);
             for seed in 1..=CHANGED {
                 let mut changed = bytes.clone();
-                change(&mut changed, &mut seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                change(&mut changed, &mut Random::of(seed));
                 let outcome = std::panic::catch_unwind(|| run(&changed));
                 assert!(outcome.is_ok(), "{}, seed {seed}: {changed:?}", file.display());
             }

@@ -1,11 +1,11 @@
 //! What stands between the load and PostgreSQL.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use turnstile::embedded::free_port;
 
 /// A running contender; it is stopped when dropped.
 pub struct Contender {
@@ -122,10 +122,6 @@ fn folder(name: &str) -> anyhow::Result<PathBuf> {
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The blind relay's process.

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
-use crate::session::{ClientStep, Event, Need, Output, ServerStep, Session, View};
+use crate::session::{ClientStep, Event, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
 
@@ -457,7 +457,7 @@ impl Pump {
     ) -> io::Result<Option<usize>> {
         let Some(session) = &mut self.session else { return Ok(None) };
         let need = session.client_need(header.message_type, header.body_bytes);
-        let Some(body) = wanted(need, header, rest) else { return Ok(None) };
+        let Some(body) = need.body(header, rest) else { return Ok(None) };
         let step = session.on_client(header.message_type, header.body_bytes, body, &mut self.out);
         let length = header.frame_bytes().min(rest.len());
         self.up.observed = step == ClientStep::Relay && session.observes(header.message_type);
@@ -514,7 +514,7 @@ impl Pump {
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             };
             let need = session.server_need(header.message_type, header.body_bytes);
-            let Some(body) = wanted(need, header, rest) else { break };
+            let Some(body) = need.body(header, rest) else { break };
             let step = session.on_server(header.message_type, header.body_bytes, body, &mut self.out);
             self.report_events();
             let length = header.frame_bytes().min(rest.len());
@@ -597,16 +597,6 @@ impl Pump {
             other => other,
         }
     }
-}
-
-/// The part of a message's body that was asked for; `None` while it is not there.
-fn wanted(need: Need, header: FrameHeader, bytes: &[u8]) -> Option<&[u8]> {
-    let body_bytes = match need {
-        Need::Header => 0,
-        Need::Prefix => header.body_bytes.min(limits::MESSAGE_PREFIX_BYTES_MAX),
-        Need::Whole => header.body_bytes,
-    };
-    bytes.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.checked_add(body_bytes)?)
 }
 
 /// What is left of a buffer; an empty one keeps no memory.

@@ -3,8 +3,6 @@
 //! fault the client must get the same bytes as straight from the model; always it must end, and each committed write
 //! must have its bump. `SIMULATION_SEEDS=17..18` replays a seed.
 
-use std::future::Future as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,13 +10,10 @@ use tokio::net::UnixStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::pump_for_tests;
-use crate::effect::EffectSettings;
-use crate::effect::cache::Analyzer;
 use crate::session::simulation::{
-    Message, Model, Random, are_covered, catalog_without_cascades, direct, program, readable,
+    Message, Model, Random, are_covered, direct, logged_in, named_seeds, program, readable,
 };
-use crate::session::{Output, Session, View};
-use crate::wire::FrameHeader;
+use crate::wire::{FrameHeader, encode};
 
 /// Seeds of `make test`, and those that have found something.
 const SEEDS: u64 = 1_500;
@@ -35,13 +30,7 @@ enum Fault {
 }
 
 fn bytes(messages: &[Message]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (kind, body) in messages {
-        bytes.push(*kind);
-        bytes.extend(u32::try_from(body.len() + 4).unwrap().to_be_bytes());
-        bytes.extend(body);
-    }
-    bytes
+    messages.iter().flat_map(|(kind, body)| encode::message(*kind, body)).collect()
 }
 
 fn piece(random: &mut Random) -> usize {
@@ -135,9 +124,10 @@ async fn server(mut socket: UnixStream, fault: Fault, mut random: Random) -> Mod
 }
 
 async fn check(seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::of(seed);
     let flights = program(&mut random);
-    let sent = bytes(&flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect::<Vec<_>>());
+    let messages: Vec<Message> = flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect();
+    let sent = bytes(&messages);
     let fault = match random.below(6) {
         0 => Fault::HalfClose,
         1 => Fault::ClientVanishes(random.below(sent.len() + 1)),
@@ -145,35 +135,28 @@ async fn check(seed: u64) {
         _ => Fault::None,
     };
     let expected = bytes(&direct(&flights));
-    let analyzer = Arc::new(Analyzer::new(catalog_without_cascades(), EffectSettings::default()));
-    let mut session = Session::new(View { analyzer, fresh: true }, "_t");
-    session.on_server(b'Z', 1, b"I", &mut Output::default());
     let (client_end, client_socket) = UnixStream::pair().unwrap();
     let (server_end, server_socket) = UnixStream::pair().unwrap();
     let pump = async move {
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
-        let mut pump = pump_for_tests(client_socket.into(), server_socket.into(), session);
-        let ending = pump.run(&drain, &kill).await;
-        drop(pump);
-        ending
+        // Its end closes both sockets.
+        pump_for_tests(client_socket.into(), server_socket.into(), logged_in()).run(&drain, &kill).await
     };
     let parts = async {
         tokio::join!(
-            client(client_end, sent.clone(), expected.len(), fault, Random(random.next() | 1)),
+            client(client_end, sent, expected.len(), fault, Random(random.next() | 1)),
             server(server_end, fault, Random(random.next() | 1)),
             pump
         )
     };
-    let mut parts = std::pin::pin!(parts);
-    let run =
-        tokio::time::timeout(Duration::from_secs(20), std::future::poll_fn(|context| parts.as_mut().poll(context)));
-    let Ok((got, model, _ending)) = run.await else { panic!("seed {seed}: {fault:?}: it hangs") };
+    let Ok((got, model, _ending)) = tokio::time::timeout(Duration::from_secs(20), parts).await else {
+        panic!("seed {seed}: {fault:?}: it hangs")
+    };
     if matches!(fault, Fault::None | Fault::HalfClose) {
-        let sent: Vec<Message> = flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect();
         assert!(
             got == expected,
             "seed {seed}: {fault:?}: another transcript\nsent\n{}got\n{}\nexpected\n{}",
-            readable(&sent),
+            readable(&messages),
             String::from_utf8_lossy(&got),
             String::from_utf8_lossy(&expected)
         );
@@ -182,21 +165,16 @@ async fn check(seed: u64) {
         are_covered(&model.committed),
         "seed {seed}: {fault:?}: writes and bumps differ: {:?}\nsent\n{}server got\n{}",
         model.committed,
-        readable(&flights.iter().flat_map(|(messages, _)| messages.iter().cloned()).collect::<Vec<_>>()),
+        readable(&messages),
         readable(&model.received)
     );
 }
 
 #[test]
 fn random_programs_in_pieces() {
-    let named = std::env::var("SIMULATION_SEEDS").ok();
-    let (from, to) = named
-        .as_deref()
-        .and_then(|range| range.split_once(".."))
-        .map_or((0, SEEDS), |(from, to)| (from.parse().unwrap(), to.parse().unwrap()));
+    let seeds = named_seeds().map_or_else(|| (0..SEEDS).chain(FOUND).collect::<Vec<_>>(), Iterator::collect);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let found = FOUND.into_iter().filter(|_| named.is_none());
-    for seed in (from..to).chain(found) {
+    for seed in seeds {
         runtime.block_on(check(seed));
     }
 }

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, Read as _, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
@@ -282,8 +282,7 @@ impl Socket {
             while self.wants_flush() && self.poll_writable(context)?.is_ready() {
                 self.flush()?;
             }
-            let count = ready!(self.poll_read(context, buffer))?;
-            Poll::Ready(Ok(count))
+            self.poll_read(context, buffer)
         })
         .await
     }

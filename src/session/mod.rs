@@ -63,6 +63,7 @@ use crate::limits;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::encode;
 use crate::wire::message_type::frontend;
+use crate::wire::{FRAME_HEADER_BYTES, FrameHeader};
 
 /// How much of a message's body a decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,19 @@ pub enum Need {
     Prefix,
     /// All of it.
     Whole,
+}
+
+impl Need {
+    /// That part of the body, of a message that begins with `bytes`; `None` while it is not there.
+    #[must_use]
+    pub fn body(self, header: FrameHeader, bytes: &[u8]) -> Option<&[u8]> {
+        let body_bytes = match self {
+            Self::Header => 0,
+            Self::Prefix => header.body_bytes.min(limits::MESSAGE_PREFIX_BYTES_MAX),
+            Self::Whole => header.body_bytes,
+        };
+        bytes.get(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES.checked_add(body_bytes)?)
+    }
 }
 
 /// What becomes of a client's message.

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{ClientStep, Output, ServerStep, Session, View};
@@ -24,6 +25,11 @@ pub type Message = (u8, Vec<u8>);
 pub struct Random(pub u64);
 
 impl Random {
+    /// The programs of a seed.
+    pub const fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -544,11 +550,8 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
-        let analyzer = Arc::new(Analyzer::new(catalog_without_cascades(), EffectSettings::default()));
-        let mut session = Session::new(View { analyzer, fresh: true }, "_t");
-        session.on_server(b'Z', 1, b"I", &mut Output::default());
         Self {
-            session,
+            session: logged_in(),
             model: Model::new(),
             to_server: VecDeque::new(),
             to_client: Vec::new(),
@@ -623,8 +626,16 @@ impl Run {
     }
 }
 
+/// A session behind its first ReadyForQuery.
+pub fn logged_in() -> Session {
+    let analyzer = Arc::new(Analyzer::new(catalog_without_cascades(), EffectSettings::default()));
+    let mut session = Session::new(View { analyzer, fresh: true }, "_t");
+    session.on_server(b'Z', 1, b"I", &mut Output::default());
+    session
+}
+
 /// The test catalog, where a write of `a` bumps nothing else by itself (cascades are the server's affair).
-pub fn catalog_without_cascades() -> crate::catalog::Catalog {
+fn catalog_without_cascades() -> crate::catalog::Catalog {
     crate::catalog::Catalog { cascades: Vec::new(), ..catalog() }
 }
 
@@ -649,7 +660,7 @@ pub fn readable(messages: &[Message]) -> String {
 }
 
 fn check(seed: u64) {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::of(seed);
     let flights = program(&mut random);
     let vanishes = random.chance(20).then(|| random.below(40));
     let mut run = Run::new();
@@ -719,14 +730,16 @@ pub fn are_covered(committed: &Work) -> bool {
     covered && bumps.iter().all(|bump| bump == "blind")
 }
 
+/// The seeds that `SIMULATION_SEEDS` asks for.
+pub fn named_seeds() -> Option<Range<u64>> {
+    let named = std::env::var("SIMULATION_SEEDS").ok()?;
+    let (from, to) = named.split_once("..").expect("SIMULATION_SEEDS=from..to");
+    Some(from.parse().unwrap()..to.parse().unwrap())
+}
+
 #[test]
 fn random_programs() {
-    let named = std::env::var("SIMULATION_SEEDS").ok();
-    let (from, to) = named
-        .as_deref()
-        .and_then(|range| range.split_once(".."))
-        .map_or((0, SEEDS), |(from, to)| (from.parse().unwrap(), to.parse().unwrap()));
-    for seed in from..to {
+    for seed in named_seeds().unwrap_or(0..SEEDS) {
         let outcome = std::panic::catch_unwind(|| check(seed));
         assert!(outcome.is_ok(), "seed {seed}");
     }
