@@ -117,8 +117,9 @@ impl Classifier<'_> {
             "execute" => Kind::Measure(UnknownReason::Execute),
             "prepare" | "deallocate" | "discard" | "set" | "reset" | "show" | "listen" | "unlisten" | "notify"
             | "close" | "lock" | "checkpoint" | "load" => Kind::Harmless,
-            // Expressions of indexes are computed.
-            "analyze" => Kind::Measure(UnknownReason::Expression),
+            // Outside of a block it gives each table a transaction of its own (`IsInTransactionBlock`): in company it
+            // would keep the locks of all, and could deadlock. The expressions that it computes are immutable.
+            "analyze" | "analyse" => Kind::Alone,
             _ if s.kind(0) == Some(TokenKind::OpenParen) => self.query(),
             "drop" => self.definition(),
             "alter" | "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign"

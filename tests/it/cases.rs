@@ -2,7 +2,7 @@
 //! zero rows.
 
 use crate::support::wire::{Wire, bind, close, execute, flush, message, parse, query, sync, unnamed};
-use crate::support::{Env, Route, Setup, T1, T2, eventually};
+use crate::support::{Env, Route, Setup, T1, T2, connect, eventually};
 
 /// What a client does, one after the other.
 enum Step {
@@ -428,7 +428,7 @@ async fn zero_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_that_lands_on_the_injected_part() {
     let env = Env::new(Route::Direct).await;
-    let mut blocker = crate::support::connect(env.cluster.port()).await;
+    let mut blocker = connect(env.cluster.port()).await;
     for extended in [false, true] {
         let lock = blocker.transaction().await.unwrap();
         lock.batch_execute("LOCK TABLE turbo.tb_bump IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -616,5 +616,45 @@ async fn behind_an_open_definition() {
     definer.ask(&query("COMMIT"));
     writer.until(b'Z');
     assert_eq!(env.versions().await.since(&before), "feed: * +1");
+    env.stop().await;
+}
+
+/// Looks of ours at what is tracked leave no lock in the client's transaction, not even a predicate lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_measurement_leaves_no_locks() {
+    let env = Env::new(Route::Direct).await;
+    let client = env.client().await;
+    let locks = "SELECT coalesce(string_agg(relation::regclass::text || ' ' || mode, ', '), '') FROM pg_locks
+                  WHERE pid = pg_backend_pid() AND locktype IN ('relation', 'page', 'tuple')
+                    AND relation <> 'pg_locks'::regclass AND relation::regclass::text NOT LIKE 'pg\\_class%'";
+    for isolation in ["READ COMMITTED", "SERIALIZABLE"] {
+        client.batch_execute(&format!("BEGIN ISOLATION LEVEL {isolation}")).await.unwrap();
+        // A definition: the server looks at all that is tracked, before and behind it.
+        client.batch_execute("CREATE TEMPORARY TABLE scratch (id int)").await.unwrap();
+        client.batch_execute("SELECT app.dynamic('SELECT 1')").await.unwrap();
+        let left: String = client.query_one(locks, &[]).await.unwrap().get(0);
+        let ours: Vec<&str> = left.split(", ").filter(|lock| lock.starts_with("turbo.")).collect();
+        assert!(ours.is_empty(), "{isolation}: {ours:?} of {left}");
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    env.stop().await;
+}
+
+/// ANALYZE of many tables holds one lock at a time, hence waits for nobody who waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn analyze_keeps_no_locks() {
+    let env = Env::new(Route::Direct).await;
+    env.direct("CREATE TABLE parted (id int) PARTITION BY LIST (id); CREATE TABLE part1 PARTITION OF parted FOR VALUES IN (1); CREATE TABLE part2 PARTITION OF parted FOR VALUES IN (2)").await;
+    env.settle_catalog().await;
+    let (client, locker) = (env.client().await, connect(env.cluster.port()).await);
+    locker.batch_execute("BEGIN; LOCK part2").await.unwrap();
+    let analyze = tokio::spawn(async move { client.batch_execute("ANALYZE part1, part2").await });
+    eventually("ANALYZE waits for part2", async || {
+        let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'part2'::regclass AND NOT granted)";
+        env.direct.query_one(waits, &[]).await.unwrap().get(0)
+    })
+    .await;
+    locker.batch_execute("SET LOCAL lock_timeout = '5s'; DROP TABLE part1; COMMIT").await.unwrap();
+    analyze.await.unwrap().unwrap();
     env.stop().await;
 }

@@ -254,11 +254,28 @@ $function$;
 
 -- The relations whose changes bump a domain: called tv_…, or named in tb_domain_table, and what is
 -- stored below them (partitions, children), with the domains that a change of each of them bumps.
+-- While nothing is named there the table is not read: a serializable transaction would keep a predicate lock on it.
 CREATE FUNCTION turbo.fn_tracked(OUT relation oid, OUT domain text) RETURNS SETOF record
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $function$
 BEGIN
+    IF pg_relation_size('turbo.tb_domain_table') = 0 THEN
+        RETURN QUERY
+        WITH RECURSIVE tracked (relation, domain, below) AS (
+            SELECT c.oid, substr(c.relname, 4), c.relhassubclass
+              FROM pg_class c
+             WHERE c.relname > 'tv_' AND c.relname < 'tv`'
+               AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
+            UNION
+            SELECT i.inhrelid, t.domain, c.relhassubclass
+              FROM tracked t JOIN pg_inherits i ON i.inhparent = t.relation
+              JOIN pg_class c ON c.oid = i.inhrelid
+             WHERE t.below
+        )
+        SELECT t.relation, t.domain FROM tracked t;
+        RETURN;
+    END IF;
     RETURN QUERY
     WITH RECURSIVE tracked (relation, domain, below) AS (
         SELECT c.oid, coalesce(o.domain, substr(c.relname, 4)), c.relhassubclass
@@ -332,11 +349,21 @@ AS $function$
       FROM pg_class c WHERE c.oid = ANY (relations)
 $function$;
 
--- The tracked relations as the server knows them now.
+-- The tracked relations as the server knows them now. The subtransaction that is rolled back takes the locks of this
+-- look with it: the client's transaction would keep them to its end.
 CREATE FUNCTION turbo.fn_tracked_relations() RETURNS oid[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-    SELECT coalesce(array_agg(DISTINCT t.relation), '{}') FROM turbo.fn_tracked() t
+DECLARE
+    v_relations oid[];
+BEGIN
+    BEGIN
+        v_relations := ARRAY(SELECT DISTINCT t.relation FROM turbo.fn_tracked() t);
+        RAISE SQLSTATE 'TB000';
+    EXCEPTION WHEN SQLSTATE 'TB000' THEN
+        RETURN v_relations;
+    END;
+END
 $function$;
 
 -- Before a measured statement: remembers the counters until the end of the transaction. relations: those
@@ -526,11 +553,15 @@ BEGIN
     IF scope <> 'every' THEN
         RETURN relations;
     END IF;
-    RETURN relations || ARRAY(
+    relations := relations || ARRAY(
         SELECT c.oid FROM pg_class c
          WHERE c.relname > 'tv_' AND c.relname < 'tv`' AND c.oid <> ALL (relations)
-           AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't'
-        UNION ALL
+           AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't');
+    -- As in fn_tracked.
+    IF pg_relation_size('turbo.tb_domain_table') = 0 THEN
+        RETURN relations;
+    END IF;
+    RETURN relations || ARRAY(
         SELECT c.oid FROM turbo.tb_domain_table o JOIN pg_class c ON c.relname = o.table_name
          WHERE c.oid <> ALL (relations) AND c.relkind IN ('r', 'p', 'm', 'f') AND c.relpersistence <> 't');
 END
@@ -588,7 +619,7 @@ BEGIN
     IF relations = '{}' THEN
         RETURN '{}';
     END IF;
-    IF EXISTS (SELECT FROM turbo.tb_domain_table) OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = ANY (relations)) THEN
+    IF pg_relation_size('turbo.tb_domain_table') > 0 OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = ANY (relations)) THEN
         RETURN ARRAY(SELECT DISTINCT t.domain FROM turbo.fn_tracked() t WHERE t.relation = ANY (relations));
     END IF;
     RETURN ARRAY(SELECT DISTINCT substr(c.relname, 4) FROM pg_class c
