@@ -14,14 +14,14 @@ use crate::admin::{self, Admin};
 use crate::catalog::control::{self, ControlPool};
 use crate::catalog::loader::{self, Databases, LoadError};
 use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
-use crate::config::{Config, ConfigFile, ServerAddress, parse_server};
+use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
 use crate::embedded::{Cluster, ClusterOptions};
 use crate::proxy::connect::Server;
 use crate::proxy::listener::{Parts, Proxy};
 use crate::proxy::verifiers::Source;
 use crate::telemetry::{logging, metrics::Metrics};
-use crate::tls::{Acceptor, Connector, SetupError};
+use crate::tls::{Acceptor, SetupError};
 use crate::versions::{self, SchemaState};
 
 /// A proxy that runs in this process.
@@ -57,14 +57,7 @@ impl Running {
         let databases = Arc::new(Databases::new(Arc::clone(&config), Arc::clone(&metrics), stop.clone()));
         let database = control_database(&config.control.config);
         let acceptor = config.tls.clone().map(Acceptor::new).transpose()?.map(Arc::new);
-        let server = Server {
-            address: config.server.clone(),
-            tls: config.server_tls.clone(),
-            connector: match &config.server {
-                ServerAddress::Tcp(host, _) => Connector::new(&config.server_tls, host)?,
-                ServerAddress::Unix(_) => None,
-            },
-        };
+        let server = Server::new(config.server.clone(), config.server_tls.clone())?;
         let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
         match databases.get(&database).await {
             Ok(_) => {}

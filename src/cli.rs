@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::compare::script::Mode;
+
 /// A PostgreSQL proxy that moves the version of a domain forward, exactly once, in the transaction
 /// that wrote one of its tables. Point applications at it instead of PostgreSQL or PgBouncer.
 #[derive(Debug, Parser)]
@@ -40,6 +42,9 @@ pub enum Command {
     Status(ServerArgs),
     /// Say which domains and tenants statements would bump, and which rule decided. Runs nothing.
     Explain(ExplainArgs),
+    /// Send scripts to PostgreSQL directly and through a running Turnstile, and compare what comes back, byte by byte.
+    /// Exit code 1 if anything differs.
+    Compare(CompareArgs),
 }
 
 /// Where the configuration comes from, and what logs look like.
@@ -165,4 +170,39 @@ pub struct ExplainArgs {
     /// One or more statements.
     #[arg(value_name = "SQL")]
     pub sql: String,
+}
+
+/// `turnstile compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Scripts ending in .wire hold messages, one a line (Query \"SELECT 1\", Parse s \"…\", Bind \"\" s 1 NULL, Execute \"\", Sync, …; \
+--- waits for the answers); all others hold SQL as psql reads it, without psql's own commands. Each run has a new database \
+turnstile_compare_NNNN, in which the schema turbo is installed, and which is dropped behind it. Masked are cancel keys, OIDs \
+of what users created, process ids of notifications, and versions; what differs between two direct runs, too, is compared by \
+its type.")]
+pub struct CompareArgs {
+    /// PostgreSQL itself, as a role that may create databases: postgres://USER:PASSWORD@HOST:PORT/DATABASE.
+    #[arg(long, env = "TURNSTILE_SERVER", value_name = "URL")]
+    pub server: String,
+    /// The Turnstile in front of it.
+    #[arg(long, value_name = "URL")]
+    pub through: String,
+    /// SQL that is run before each run, directly.
+    #[arg(long, value_name = "FILE")]
+    pub setup: Option<PathBuf>,
+    /// What the new databases are copies of.
+    #[arg(long, value_name = "DATABASE", default_value = "template1")]
+    pub template: String,
+    /// Use the database of --server as it is, instead of new ones: for scripts that leave no trace.
+    #[arg(long, conflicts_with = "template")]
+    pub in_place: bool,
+    /// How SQL is sent.
+    #[arg(long, value_name = "MODE", value_delimiter = ',', default_value = "simple,text,extended,pipeline")]
+    pub modes: Vec<Mode>,
+    /// Bytes of the pieces that are sent through Turnstile; 0: whole.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "0,1,7")]
+    pub pieces: Vec<usize>,
+    /// Scripts.
+    #[arg(value_name = "SCRIPT", required = true)]
+    pub scripts: Vec<PathBuf>,
 }

@@ -386,7 +386,11 @@ fn verifiers(section: &AuthSection) -> Result<Option<Verifiers>, ConfigError> {
     }
 }
 
-fn server_address(config: &tokio_postgres::Config) -> Result<ServerAddress, ConfigError> {
+/// Where a connection string points.
+///
+/// # Errors
+/// [`ConfigError::NoServer`] where it names no host.
+pub fn server_address(config: &tokio_postgres::Config) -> Result<ServerAddress, ConfigError> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
     match config.get_hosts().first() {
         Some(tokio_postgres::config::Host::Tcp(host)) => Ok(ServerAddress::Tcp(host.clone(), port)),

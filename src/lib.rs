@@ -4,8 +4,8 @@
 //! ARCHITECTURE.md draws the rooms. In reading order: [`limits`]; pure: [`wire`] (bytes ⇄ messages),
 //! [`effect`] and [`catalog`] (SQL → what it writes), [`session`] (the state machine of one client);
 //! shell: [`proxy`] (sockets), [`versions`] (the schema, the fold worker), [`embedded`] (a private
-//! cluster), [`admin`] (HTTP), [`telemetry`] (logs, numbers); [`cli`] and [`config`]; [`app`] puts
-//! them together.
+//! cluster), [`admin`] (HTTP), [`telemetry`] (logs, numbers); [`cli`] and [`config`]; [`compare`] holds
+//! what comes through against what comes directly; [`app`] puts them together.
 
 pub mod app;
 pub mod limits;
@@ -28,5 +28,6 @@ pub mod tls;
 pub mod versions;
 
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod demo;

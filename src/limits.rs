@@ -3,6 +3,10 @@
 
 use std::time::Duration;
 
+/// How long `turnstile compare` waits for an answer before it takes the silence for the answer: longer than any statement
+/// of a script that compares bytes should take.
+pub const COMPARED_SILENCE: Duration = Duration::from_secs(5);
+
 /// Longest text that is looked into, in bytes. Longer ones are measured as a whole. A 10,000-row
 /// VALUES statement has about 1 MiB.
 pub const ANALYZED_TEXT_BYTES_MAX: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use turnstile::cli::{Cli, Command};
 use turnstile::config::ConfigError;
-use turnstile::{app, demo};
+use turnstile::{app, compare, demo};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
             Command::Install(args) => app::install(args).await.map(|()| true),
             Command::Uninstall(args) => app::uninstall(args).await.map(|()| true),
             Command::Status(args) => app::status(args).await,
+            Command::Compare(args) => compare::run(args).await,
             Command::Explain(args) => app::explain_sql(args).await.map(|()| true),
         }
     });

@@ -40,6 +40,8 @@ const PURE: &[&str] = &[
     "config",
     "config.rs",
     "limits.rs",
+    "compare/script.rs",
+    "compare/transcript.rs",
 ];
 
 fn is_pure(path: &Path) -> bool {
@@ -84,6 +86,8 @@ fn import_arrows() {
         ("catalog/bodies.rs", &["catalog", "effect"]),
         ("catalog/danger.rs", &["catalog", "effect"]),
         ("catalog/reach.rs", &["catalog", "effect"]),
+        ("compare/script.rs", &["effect", "wire"]),
+        ("compare/transcript.rs", &["wire"]),
         ("session", &["session", "effect", "wire", "limits", "catalog"]),
         ("telemetry", &["telemetry", "session", "effect", "cli"]),
         ("embedded", &[]),

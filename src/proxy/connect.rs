@@ -7,7 +7,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::socket::Socket;
 use crate::config::{ServerAddress, ServerTls, SslMode};
 use crate::limits;
-use crate::tls::{ALPN, Connector};
+use crate::tls::{ALPN, Connector, SetupError};
 
 /// `SSLRequest`.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -21,6 +21,20 @@ pub struct Server {
     pub tls: ServerTls,
     /// How it is encrypted; `None` where it is not.
     pub connector: Option<Connector>,
+}
+
+impl Server {
+    /// Reads the certificates.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(address: ServerAddress, tls: ServerTls) -> Result<Self, SetupError> {
+        let connector = match &address {
+            ServerAddress::Tcp(host, _) => Connector::new(&tls, host)?,
+            ServerAddress::Unix(_) => None,
+        };
+        Ok(Self { address, tls, connector })
+    }
 }
 
 /// Connects, within [`limits::CONNECT_TIMEOUT`].

@@ -11,6 +11,7 @@ use crate::effect::test_support::{catalog, check_fixture, fixture};
 use crate::limits;
 use crate::wire::backend::iterate_fields;
 use crate::wire::frontend::{Bind, Parse, cstr};
+use crate::wire::notation::{self, words};
 
 const TOPICS: &[&str] = &[
     "simple", "extended", "pipeline", "block", "error", "copy", "prepared", "measured", "alone", "versions", "settings",
@@ -24,62 +25,18 @@ fn new_session() -> Session {
     session
 }
 
-/// Words of a line; quoted words may hold spaces, `\n` and `\0`.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut rest = line.trim();
-    while !rest.is_empty() {
-        let (word, tail) = match rest.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
-            None => rest.split_once(' ').unwrap_or((rest, "")),
-        };
-        words.push(word.replace("\\n", "\n").replace("\\q", "\""));
-        rest = tail.trim_start();
-    }
-    words
-}
-
 fn zero(parts: &[&str]) -> Vec<u8> {
-    parts.iter().flat_map(|part| part.bytes().chain([0])).collect()
+    notation::zero_terminated(parts)
 }
 
+/// What a client may send, and what no client should.
 fn client_message(line: &str) -> (u8, Vec<u8>) {
     let words = words(line);
     let word = |index: usize| words.get(index).map_or("", String::as_str);
     match word(0) {
-        "Query" => (b'Q', zero(&[word(1)])),
-        "Parse" => {
-            let mut body = zero(&[word(1), word(2)]);
-            let types: Vec<u32> = words.iter().skip(3).map(|oid| oid.parse().unwrap()).collect();
-            body.extend(u16::try_from(types.len()).unwrap().to_be_bytes());
-            types.iter().for_each(|oid| body.extend(oid.to_be_bytes()));
-            (b'P', body)
-        }
-        "Bind" => {
-            let mut body = zero(&[word(1), word(2)]);
-            body.extend([0, 0]);
-            let values = words.get(3..).unwrap_or_default();
-            body.extend(u16::try_from(values.len()).unwrap().to_be_bytes());
-            for value in values {
-                body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
-                body.extend(value.as_bytes());
-            }
-            body.extend([0, 0]);
-            (b'B', body)
-        }
-        "Execute" => (b'E', [zero(&[word(1)]), word(2).parse::<u32>().unwrap_or(0).to_be_bytes().to_vec()].concat()),
-        "Describe" => (b'D', [word(1).as_bytes(), &zero(&[word(2)])].concat()),
-        "Close" => (b'C', [word(1).as_bytes(), &zero(&[word(2)])].concat()),
-        "FunctionCall" => (b'F', word(1).parse::<u32>().unwrap().to_be_bytes().to_vec()),
-        "Sync" => (b'S', Vec::new()),
-        "Flush" => (b'H', Vec::new()),
-        "Terminate" => (b'X', Vec::new()),
-        "CopyData" => (b'd', word(1).replace("\\t", "\t").replace("\\n", "\n").into_bytes()),
-        "CopyDone" => (b'c', Vec::new()),
-        "CopyFail" => (b'f', zero(&["no"])),
         "Unknown" => (b'?', Vec::new()),
         "Huge" => (word(1).as_bytes()[0], vec![b'x'; limits::HELD_MESSAGE_BYTES_MAX + 1]),
-        other => panic!("client message {other:?}"),
+        _ => notation::client_message(line).unwrap(),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod error;
 pub mod framing;
 pub mod frontend;
 pub mod message_type;
+pub mod notation;
 pub mod startup;
 
 pub use error::WireError;

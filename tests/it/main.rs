@@ -12,6 +12,7 @@ mod bad_input;
 mod cancel;
 mod cases;
 mod cli;
+mod compare;
 mod encryption;
 mod lifecycle;
 mod oracle;
