@@ -154,10 +154,12 @@ fn readme_shows_every_key() {
 #[test]
 fn every_environment_variable_belongs_to_an_option() {
     let cli = std::fs::read_to_string(root().join("src/cli.rs")).unwrap();
-    let options = cli.matches("#[arg(long").count();
-    let variables = cli.matches("env = \"TURNSTILE_").count();
-    // `demo --once` is the only option for the command line alone.
+    let (service, tool) = cli.split_once("/// `turnstile compare`.").unwrap();
+    let options = service.matches("#[arg(long").count();
+    let variables = service.matches("env = \"TURNSTILE_").count();
+    // `demo --once` is the only option of a service for the command line alone; of `compare` all but the server are.
     assert_eq!(options, variables + 1);
+    assert_eq!(tool.matches("env = \"TURNSTILE_").count(), 1);
 }
 
 #[test]

@@ -65,14 +65,41 @@ pub fn pg_words(error: &tokio_postgres::Error) -> String {
 /// # Errors
 /// [`ControlError`].
 pub async fn connect(server: &ServerUrl) -> Result<tokio_postgres::Client, ControlError> {
+    connect_until(server, || ()).await
+}
+
+/// The same for the control plane; `ended` is called when the connection has ended.
+///
+/// # Errors
+/// [`ControlError`].
+pub async fn connect_control(
+    config: &Config,
+    database: &str,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<tokio_postgres::Client, ControlError> {
+    let server = ServerUrl { config: control_config(config, database), tls: config.control.tls.clone() };
+    connect_until(&server, ended).await
+}
+
+async fn connect_until(
+    server: &ServerUrl,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<tokio_postgres::Client, ControlError> {
     let tls = make_tls(&server.tls).map_err(|error| ControlError::other(&error))?;
     let (client, connection) = server.config.connect(tls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
         }
+        ended();
     });
     Ok(client)
+}
+
+fn control_config(config: &Config, database: &str) -> tokio_postgres::Config {
+    let mut control = config.control.config.clone();
+    control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
+    control
 }
 
 fn make_tls(tls: &ServerTls) -> Result<MakeRustlsConnect, SetupError> {
@@ -106,8 +133,7 @@ impl ControlPool {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(config: &Config, database: &str) -> Result<Self, SetupError> {
-        let mut control = config.control.config.clone();
-        control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
+        let control = control_config(config, database);
         let (sender, failures) = watch::channel(None);
         let pool = Pool::builder()
             .max_size(3)

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::Catalog;
-use super::control::{ControlError, ControlPool};
+use super::control::{self, ControlError, ControlPool};
 use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
 use crate::config::{AuditAround, Config};
 use crate::effect::cache::Analyzer;
@@ -154,6 +155,13 @@ impl Database {
         self.changed.notify_one();
     }
 
+    /// What is known may not hold: the reader's connection has ended, and a database of the same name may be another one
+    /// by now. New clients wait until it has been looked at.
+    fn lose_sight(&self) {
+        self.state.send_replace(None);
+        self.changed.notify_one();
+    }
+
     /// Control connections.
     #[must_use]
     pub const fn pool(&self) -> &ControlPool {
@@ -208,7 +216,11 @@ impl Databases {
     /// # Errors
     /// [`LoadError`]; a database that does not exist is no error: the server tells the client.
     pub async fn get(&self, name: &str) -> Result<Lease, LoadError> {
-        let database = self.find_or_add(name)?;
+        let (database, known) = self.find_or_add(name)?;
+        if known && !database.analyzer.load().catalog.installed {
+            // The schema may have been installed meanwhile: this client is to find it.
+            database.lose_sight();
+        }
         match database.ready().await {
             Ok(Presence::Found | Presence::Unread) => Ok(database),
             Ok(Presence::NotFound) => {
@@ -254,12 +266,13 @@ impl Databases {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn find_or_add(&self, name: &str) -> Result<Lease, LoadError> {
+    /// And whether it was known already.
+    fn find_or_add(&self, name: &str) -> Result<(Lease, bool), LoadError> {
         let mut known = self.lock();
         // Databases that were dropped.
         known.retain(|_, database| !database.is_forgotten());
         if let Some(database) = known.get(name) {
-            return Ok(Lease::new(Arc::clone(database)));
+            return Ok((Lease::new(Arc::clone(database)), true));
         }
         if known.len() >= limits::DATABASES_MAX {
             return Err(LoadError::TooMany);
@@ -284,6 +297,9 @@ impl Databases {
             metrics: Arc::clone(&self.metrics),
             generation: 0,
             fingerprint: String::new(),
+            declared: false,
+            connected_before: false,
+            connection: None,
         };
         let closed = database.closed.clone();
         self.tasks.spawn(async move { closed.run_until_cancelled(reader.run()).await });
@@ -307,7 +323,7 @@ impl Databases {
             let unused = forget_unused(Arc::clone(&database), Arc::clone(&self.known));
             self.tasks.spawn(async move { closed.run_until_cancelled(unused).await });
         }
-        Ok(Lease::new(database))
+        Ok((Lease::new(database), false))
     }
 }
 
@@ -339,12 +355,24 @@ struct Reader {
     metrics: Arc<Metrics>,
     generation: u64,
     fingerprint: String,
+    /// What the configuration says of domains and cascades is written.
+    declared: bool,
+    /// There has been a connection.
+    connected_before: bool,
+    /// Lives as long as the database does: nobody can drop it before this connection has ended.
+    connection: Option<Arc<Client>>,
 }
 
 impl Reader {
     async fn run(mut self) {
         loop {
+            let known = self.connection.clone();
             let outcome = self.refresh().await;
+            if outcome.is_err() && known.is_some_and(|known| known.is_closed()) {
+                // Lost in the middle; the next look has a new connection.
+                self.connection = None;
+                continue;
+            }
             let failed = !matches!(outcome, Ok(Presence::Found));
             let gone = matches!(outcome, Ok(Presence::NotFound));
             if let Err(error) = &outcome {
@@ -373,19 +401,43 @@ impl Reader {
         }
     }
 
+    /// A new connection may lead to another database of the same name.
+    async fn connected(&mut self) -> Result<Arc<Client>, ControlError> {
+        if let Some(connection) = self.connection.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(Arc::clone(connection));
+        }
+        self.connection = None;
+        self.fingerprint.clear();
+        self.declared = false;
+        let database = Arc::downgrade(&self.database);
+        let ended = move || {
+            if let Some(database) = database.upgrade() {
+                database.lose_sight();
+            }
+        };
+        let connection = Arc::new(control::connect_control(&self.config, &self.database.name, ended).await?);
+        self.connection = Some(Arc::clone(&connection));
+        Ok(connection)
+    }
+
     /// Reads the catalog if it may have changed.
     async fn refresh(&mut self) -> Result<Presence, LoadError> {
         let mut reported = self.database.reported.load(Ordering::Acquire);
-        let database = Arc::clone(&self.database);
-        let connection = match database.pool.get().await {
+        let connection = match self.connected().await {
             Ok(connection) => connection,
             Err(error) if error.no_such_database => {
                 // The server (or pooler) in front of the client has the word.
                 self.publish(Catalog::default(), reported);
                 return Ok(Presence::NotFound);
             }
+            // It has been served: the server, if it can be reached, has the word.
+            Err(error) if self.connected_before => {
+                self.database.reported.fetch_add(1, Ordering::AcqRel);
+                return Ok(self.unread(&error));
+            }
             Err(error) => return Err(self.control_error(&error)),
         };
+        self.connected_before = true;
         let state = self.schema_state(&connection).await?;
         self.metrics.set_installed(&self.database.name, state.is_some());
         let Some(()) = state else {
@@ -401,7 +453,13 @@ impl Reader {
             // Somebody else's change: until it is read nothing that is known holds.
             reported = self.database.reported.fetch_add(1, Ordering::AcqRel) + 1;
         }
-        let rows = match load(&connection, &self.config.effect.tenant_column).await {
+        let column = &self.config.effect.tenant_column;
+        let rows = match load(&connection, column).await {
+            // A definition was dropped between listing and printing it.
+            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => load(&connection, column).await,
+            other => other,
+        };
+        let rows = match rows {
             Ok(rows) => rows,
             Err(error) => return Ok(self.unread(&error.into())),
         };
@@ -419,7 +477,7 @@ impl Reader {
     /// The schema is there, the catalog cannot be read now. What is known stays, but is not fresh.
     fn unread(&self, error: &ControlError) -> Presence {
         tracing::warn!(database = %self.database.name, %error, "cannot read the catalog: every statement is measured until it can be read");
-        if self.generation == 0 {
+        if self.generation == 0 && self.connection.is_some() {
             let catalog = CatalogRows { installed: true, ..CatalogRows::default() }.build(0);
             self.database.analyzer.store(Arc::new(Analyzer::new(catalog, self.config.effect.clone())));
         }
@@ -437,7 +495,7 @@ impl Reader {
     }
 
     /// `Some` when the schema is there and ours; installs it where that is asked for.
-    async fn schema_state(&self, client: &Client) -> Result<Option<()>, LoadError> {
+    async fn schema_state(&mut self, client: &Client) -> Result<Option<()>, LoadError> {
         let name = || self.database.name.clone();
         let mut state = versions::state(client).await.map_err(|error| self.control_error(&error.into()))?;
         let wanted = matches!(state, SchemaState::Absent | SchemaState::Older(_)) && self.config.install;
@@ -449,10 +507,11 @@ impl Reader {
         }
         match state {
             SchemaState::Current => {
-                if self.generation == 0 {
+                if !self.declared {
                     versions::declare(client, &self.config.domains, &self.config.cascades)
                         .await
                         .map_err(|error| self.control_error(&error.into()))?;
+                    self.declared = true;
                 }
                 Ok(Some(()))
             }

@@ -1,15 +1,17 @@
 //! A seeded simulator of the pump: the session's random programs between two real sockets, cut into pieces of any size
-//! (one byte too), with peers that read slowly, clients that half-close or vanish, servers that die anywhere. Without a
+//! (one byte too), with peers that read slowly, clients that half-close or vanish, servers that die anywhere, both also by
+//! a reset. Without a
 //! fault the client must get the same bytes as straight from the model; always it must end, and each committed write
 //! must have its bump. `SIMULATION_SEEDS=17..18` replays a seed.
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::pump_for_tests;
+use super::socket::Socket;
 use crate::session::simulation::{
     Message, Model, Random, are_covered, direct, logged_in, named_seeds, program, readable,
 };
@@ -26,8 +28,44 @@ enum Fault {
     /// The client sends no more, and still reads.
     HalfClose,
     ClientVanishes(usize),
+    /// The same with a reset (RST): what is on the way to either side may be lost.
+    ClientResets(usize),
     ServerDies(usize),
+    ServerResets(usize),
 }
+
+impl Fault {
+    const fn client_leaves_after(self) -> Option<usize> {
+        match self {
+            Self::ClientVanishes(after) | Self::ClientResets(after) => Some(after),
+            Self::None | Self::HalfClose | Self::ServerDies(_) | Self::ServerResets(_) => None,
+        }
+    }
+
+    const fn server_leaves_after(self) -> Option<usize> {
+        match self {
+            Self::ServerDies(after) | Self::ServerResets(after) => Some(after),
+            Self::None | Self::HalfClose | Self::ClientVanishes(_) | Self::ClientResets(_) => None,
+        }
+    }
+}
+
+/// A connected pair: the peer's end, which resets when it is dropped if `resets`, and the pump's.
+async fn pair(resets: bool) -> (Box<dyn Stream>, Socket) {
+    if !resets {
+        let (peer, pump) = UnixStream::pair().unwrap();
+        return (Box::new(peer), pump.into());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let peer = peer.unwrap();
+    peer.set_zero_linger().unwrap();
+    (Box::new(peer), accepted.unwrap().0.into())
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 
 fn bytes(messages: &[Message]) -> Vec<u8> {
     messages.iter().flat_map(|(kind, body)| encode::message(*kind, body)).collect()
@@ -38,7 +76,7 @@ fn piece(random: &mut Random) -> usize {
 }
 
 async fn write_in_pieces(
-    socket: &mut (impl tokio::io::AsyncWrite + Unpin),
+    socket: &mut (impl AsyncWrite + Unpin),
     mut rest: &[u8],
     random: &mut Random,
 ) -> bool {
@@ -56,9 +94,9 @@ async fn write_in_pieces(
 }
 
 /// The client: everything is sent, and read as it comes.
-async fn client(socket: UnixStream, sent: Vec<u8>, expected: usize, fault: Fault, mut random: Random) -> Vec<u8> {
-    let (mut from, mut to) = socket.into_split();
-    let limit = if let Fault::ClientVanishes(after) = fault { after } else { usize::MAX };
+async fn client(socket: Box<dyn Stream>, sent: Vec<u8>, expected: usize, fault: Fault, mut random: Random) -> Vec<u8> {
+    let (mut from, mut to) = tokio::io::split(socket);
+    let limit = fault.client_leaves_after().unwrap_or(usize::MAX);
     let mut reading = Random(random.0 ^ 0x55);
     let reader = async {
         let mut got = Vec::new();
@@ -78,7 +116,7 @@ async fn client(socket: UnixStream, sent: Vec<u8>, expected: usize, fault: Fault
             let _shut = to.shutdown().await;
         }
     };
-    if let Fault::ClientVanishes(_) = fault {
+    if fault.client_leaves_after().is_some() {
         // Whatever it has read by then.
         tokio::select! { biased; () = writer => Vec::new(), got = reader => got }
     } else {
@@ -87,12 +125,12 @@ async fn client(socket: UnixStream, sent: Vec<u8>, expected: usize, fault: Fault
 }
 
 /// The server: a model that answers what has arrived, in pieces.
-async fn server(mut socket: UnixStream, fault: Fault, mut random: Random) -> Model {
+async fn server(mut socket: Box<dyn Stream>, fault: Fault, mut random: Random) -> Model {
     let mut model = Model::new();
     let mut input = Vec::new();
     let mut received = 0;
     let mut buffer = [0; 256];
-    let limit = if let Fault::ServerDies(after) = fault { after } else { usize::MAX };
+    let limit = fault.server_leaves_after().unwrap_or(usize::MAX);
     'connected: loop {
         let room = piece(&mut random).min(buffer.len());
         match socket.read(&mut buffer[..room]).await {
@@ -130,17 +168,19 @@ async fn check(seed: u64) {
     let sent = bytes(&messages);
     let fault = match random.below(6) {
         0 => Fault::HalfClose,
-        1 => Fault::ClientVanishes(random.below(sent.len() + 1)),
-        2 => Fault::ServerDies(random.below(2 * sent.len() + 1)),
+        1 if seed.is_multiple_of(2) => Fault::ClientVanishes(random.below(sent.len() + 1)),
+        1 => Fault::ClientResets(random.below(sent.len() + 1)),
+        2 if seed.is_multiple_of(2) => Fault::ServerDies(random.below(2 * sent.len() + 1)),
+        2 => Fault::ServerResets(random.below(2 * sent.len() + 1)),
         _ => Fault::None,
     };
     let expected = bytes(&direct(&flights));
-    let (client_end, client_socket) = UnixStream::pair().unwrap();
-    let (server_end, server_socket) = UnixStream::pair().unwrap();
+    let (client_end, client_socket) = pair(matches!(fault, Fault::ClientResets(_))).await;
+    let (server_end, server_socket) = pair(matches!(fault, Fault::ServerResets(_))).await;
     let pump = async move {
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         // Its end closes both sockets.
-        pump_for_tests(client_socket.into(), server_socket.into(), logged_in()).run(&drain, &kill).await
+        pump_for_tests(client_socket, server_socket, logged_in()).run(&drain, &kill).await
     };
     let parts = async {
         tokio::join!(

@@ -10,6 +10,8 @@ use crate::wire::message_type::backend;
 
 /// `syntax_error`.
 const SYNTAX_ERROR: &[u8] = b"42601";
+/// invalid_schema_name.
+const INVALID_SCHEMA_NAME: &[u8] = b"3F000";
 /// `active_sql_transaction`: the statement refuses a block.
 const ACTIVE_SQL_TRANSACTION: &[u8] = b"25001";
 /// Where the server refuses a block; an error that a function raises comes from elsewhere.
@@ -325,12 +327,14 @@ impl Session {
         {
             let fields = ErrorFields::decode(body);
             // The server stopped reading in our part: the client's text ends too early. Nothing ran.
-            let in_ours = fields.sqlstate == SYNTAX_ERROR
-                && fields.position.is_some_and(|position| rewrite.map.origin(position) == Origin::Ours);
+            let points_at_us = fields.position.is_some_and(|position| rewrite.map.origin(position) == Origin::Ours);
+            let in_ours = fields.sqlstate == SYNTAX_ERROR && points_at_us;
+            // Somebody has just removed the schema: there are no versions to move. All is rolled back.
+            let gone = fields.sqlstate == INVALID_SCHEMA_NAME && points_at_us && rewrite.alone;
             // A statement that refuses the block that our part makes of it. All is rolled back.
             let refuses =
                 fields.sqlstate == ACTIVE_SQL_TRANSACTION && fields.routine == PREVENTS_BLOCK && rewrite.alone;
-            if in_ours || refuses {
+            if in_ours || refuses || gone {
                 query.again = true;
                 // What is refused a block runs unmeasured.
                 query.bump_all_after = u32::from(refuses);

@@ -160,3 +160,38 @@ async fn a_locked_definition_keeps_nobody_out() {
     assert!(!databases.get("second").await.unwrap().is_forgotten());
     env.stop().await;
 }
+
+/// A database that is dropped and made again is another one, whatever was known of the former.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_made_again_under_its_name() {
+    let env = Env::new(Route::Direct).await;
+    for installed in [true, false, true] {
+        env.direct("DROP DATABASE IF EXISTS second WITH (FORCE)").await;
+        env.direct("CREATE DATABASE second").await;
+        let direct = try_connect(env.cluster.port(), "second").await.unwrap();
+        if installed {
+            versions::install(&direct).await.unwrap();
+        }
+        let client = try_connect(env.port, "second").await.unwrap();
+        client.batch_execute("CREATE TABLE tv_a (id int)").await.unwrap();
+        client.batch_execute("INSERT INTO tv_a VALUES (1)").await.unwrap();
+        if installed {
+            let version = "SELECT turbo.fn_domain_version(NULL, 'a')";
+            assert!(direct.query_one(version, &[]).await.unwrap().get::<_, i64>(0) > 0);
+        }
+    }
+    env.stop().await;
+}
+
+/// The schema goes while clients are connected: their statements go on without versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_is_removed_under_a_client() {
+    let env = Env::new(Route::Direct).await;
+    let client = env.client().await;
+    client.batch_execute("CREATE TABLE one (id int)").await.unwrap();
+    env.direct("DROP SCHEMA turbo CASCADE").await;
+    client.batch_execute("CREATE TABLE two (id int)").await.unwrap();
+    client.batch_execute("INSERT INTO tv_plain VALUES (1)").await.unwrap();
+    assert_eq!(env.direct.query("SELECT FROM tv_plain", &[]).await.unwrap().len(), 1);
+    env.stop().await;
+}
