@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test oracle fuzz bench versions lint fmt tools demo-tools clean
+.PHONY: run test oracle fuzz bench versions suites lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -54,11 +54,18 @@ versions: tools
 			$(CARGO) test --locked --test it -- --skip hot_standby || exit 1; \
 	done
 
+## Real suites directly and through Turnstile, one table: psql, pg_dump, pgbench, six drivers; with a built source tree of
+## PostgreSQL its regression, isolation and libpq_pipeline tests too: make suites POSTGRES_BUILD=… SUITES="regress drivers"
+suites: demo-tools
+	$(CARGO) build --release --locked
+	POSTGRES_BUILD="$(POSTGRES_BUILD)" ./tests/suites/run.sh $(SUITES)
+
 ## Format and lints, as errors.
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path benches/Cargo.toml --check
 	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
+	for driver in sqlx tokio_postgres; do $(CARGO) fmt --manifest-path tests/suites/drivers/$$driver/Cargo.toml --check || exit 1; done
 	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
