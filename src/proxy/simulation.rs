@@ -75,11 +75,7 @@ fn piece(random: &mut Random) -> usize {
     if random.chance(40) { 1 } else { 1 + random.below(200) }
 }
 
-async fn write_in_pieces(
-    socket: &mut (impl AsyncWrite + Unpin),
-    mut rest: &[u8],
-    random: &mut Random,
-) -> bool {
+async fn write_in_pieces(socket: &mut (impl AsyncWrite + Unpin), mut rest: &[u8], random: &mut Random) -> bool {
     while !rest.is_empty() {
         let (now, later) = rest.split_at(piece(random).min(rest.len()));
         if socket.write_all(now).await.is_err() {

@@ -248,7 +248,12 @@ impl Session {
             self.discard_until_sync(out);
             return ServerStep::Drop;
         }
+        let ours = matches!(self.outstanding.front(), Some(Request::Injected { .. })) && body.len() == body_bytes;
         self.discard_until_sync(out);
+        if ours {
+            encode::error_of_ours(body, &mut out.to_client);
+            return ServerStep::Drop;
+        }
         ServerStep::Forward
     }
 
@@ -350,7 +355,10 @@ impl Session {
         }
         query.withheld = None;
         query.visible = true;
-        query.swallowing = false;
+        if std::mem::take(&mut query.swallowing) && body.len() == body_bytes {
+            encode::error_of_ours(body, &mut out.to_client);
+            return ServerStep::Drop;
+        }
         forward_with_position(query, backend::ERROR_RESPONSE, body_bytes, body, out)
     }
 

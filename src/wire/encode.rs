@@ -104,21 +104,28 @@ fn fields(severity: &str, sqlstate: &str, message: &str, hint: &str) -> Vec<(u8,
 
 /// An ErrorResponse or NoticeResponse like `body` with another position.
 pub fn error_with_position(message_type: u8, body: &[u8], position: usize, out: &mut Vec<u8>) {
-    let mut replaced = Vec::with_capacity(body.len() + 8);
-    for (code, value) in super::backend::iterate_fields(body) {
-        replaced.push(code);
-        if code == b'P' {
-            replaced.extend_from_slice(position.to_string().as_bytes());
-        } else {
-            replaced.extend_from_slice(value);
-        }
-        replaced.push(0);
+    let position = position.to_string();
+    let fields = super::backend::iterate_fields(body);
+    let fields = fields.map(|(code, value)| (code, if code == b'P' { position.as_bytes() } else { value }));
+    append_fields(message_type, fields, out);
+}
+
+/// An ErrorResponse like `body` that a statement of ours has caused (a timeout, a cancel): without the fields that would
+/// show it to the client, positions, context, and names of objects.
+pub fn error_of_ours(body: &[u8], out: &mut Vec<u8>) {
+    let fields = super::backend::iterate_fields(body).filter(|(code, _)| !b"PpqWstcdn".contains(code));
+    append_fields(super::message_type::backend::ERROR_RESPONSE, fields, out);
+}
+
+fn append_fields<'a>(message_type: u8, fields: impl Iterator<Item = (u8, &'a [u8])>, out: &mut Vec<u8>) {
+    let mut body = Vec::new();
+    for (code, value) in fields {
+        body.push(code);
+        body.extend_from_slice(value);
+        body.push(0);
     }
-    replaced.push(0);
-    let Ok(length) = u32::try_from(replaced.len().saturating_add(4)) else { return };
-    out.push(message_type);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(&replaced);
+    body.push(0);
+    out.append(&mut message(message_type, &body));
 }
 
 #[cfg(test)]
@@ -149,6 +156,10 @@ mod tests {
         assert_eq!(
             encoded(|out| error_with_position(b'E', b"C42601\0P120\0Mx\0\0", 7, out)),
             b"E\0\0\0\x12C42601\0P7\0Mx\0\0"
+        );
+        assert_eq!(
+            encoded(|out| error_of_ours(b"SERROR\0C57014\0Mx\0Wturbo\0P7\0stable\0Rf\0\0", out)),
+            b"E\0\0\0\x19SERROR\0C57014\0Mx\0Rf\0\0"
         );
     }
 }

@@ -658,3 +658,28 @@ async fn analyze_keeps_no_locks() {
     analyze.await.unwrap().unwrap();
     env.stop().await;
 }
+
+/// An error in our part fails the client's statement, and shows nothing of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_ours_show_nothing_of_ours() {
+    let env = Env::new(Route::Direct).await;
+    env.fresh().await;
+    let locker = connect(env.cluster.port()).await;
+    locker.batch_execute("BEGIN; LOCK turbo.tb_bump").await.unwrap();
+    let client = env.client().await;
+    client.batch_execute("SET statement_timeout = 200").await.unwrap();
+    for simple in [true, false] {
+        let write = user(1);
+        let error = if simple {
+            client.batch_execute(&write).await.unwrap_err()
+        } else {
+            client.execute(&write, &[]).await.unwrap_err()
+        };
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.message(), "canceling statement due to statement timeout");
+        assert_eq!((error.where_(), error.table(), error.position()), (None, None, None));
+    }
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(env.direct.query("SELECT FROM tv_user", &[]).await.unwrap().len(), 0);
+    env.stop().await;
+}

@@ -162,16 +162,15 @@ def _(c):
             f = c.execute("INSERT INTO tv_item VALUES (62, %s, 'p')", (T,))               # +1
         for cur in (a, b, d, e, f):
             show(cur)
-    with c.pipeline() as p:
-        try:                                                # the error may come at any of these lines
+    try:                                                    # the error may come at any of these lines, or at the end's Sync
+        with c.pipeline():
             c.execute("INSERT INTO tv_item VALUES (63, %s, 'p')", (T,))                   # undone by the error behind it
             c.execute("SELECT 1/0")
             c.execute("INSERT INTO tv_item VALUES (64, %s, 'p')", (T,))                   # skipped by the server
-            p.sync()
-        except psycopg.Error as e:
-            out(" ", e.sqlstate, e)
-        p.sync()
-        c.execute("INSERT INTO tv_item VALUES (65, %s, 'p')", (T,))                       # +1, behind the Sync
+    except psycopg.Error as e:
+        out(" ", e.sqlstate, e, status(c))
+    with c.pipeline():
+        c.execute("INSERT INTO tv_item VALUES (65, %s, 'p')", (T,))                       # +1
     with c.pipeline():                                      # more than a socket's buffer holds, while answers come
         many = [c.execute("SELECT %s::int, repeat('x', 2000)", (i,)) for i in range(2000)]
         last = c.execute("DELETE FROM tv_item WHERE tenant_id = %s AND id BETWEEN 60 AND 61", (T,))  # +1
