@@ -31,6 +31,8 @@ pub struct Config {
     pub server_tls: ServerTls,
     /// Control plane: host, user and password; the database is each client's.
     pub control: ServerUrl,
+    /// The control plane goes elsewhere than clients do: a pooler stands between.
+    pub has_pooler: bool,
     /// Encryption of clients' connections, if there is any.
     pub tls: Option<TlsConfig>,
     /// SCRAM verifiers, where exchanges cannot be relayed.
@@ -312,6 +314,7 @@ impl Config {
             listen: address("listen", args.listen.as_ref().or(file.listen.as_ref()), LISTEN)?,
             server: server_address(&server_url.config)?,
             server_tls: server_url.tls,
+            has_pooler: server_address(&control.config)? != server_address(&server_url.config)?,
             control,
             tls: tls(args, &file.tls)?,
             verifiers: verifiers(&file.auth)?,

@@ -33,6 +33,10 @@ pub const PARSED_TOKENS_MAX: usize = 8_000;
 /// Most tenants of one statement that are bumped one by one; more count as all tenants.
 pub const STATEMENT_TENANTS_MAX: usize = 250;
 
+/// Most (tenant, domain) pairs of a database that are remembered as known to it; the database looks for others at each
+/// bump. About 100 bytes each.
+pub const KNOWN_KEYS_MAX: usize = 50_000;
+
 /// Most messages of one session that wait for a reply. At 5 bytes a reply the server's output
 /// buffer (8 KiB) is flushed before so many can wait: the client is only held back, never stuck.
 pub const OUTSTANDING_REQUESTS_MAX: usize = 10_000;

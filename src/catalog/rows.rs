@@ -127,6 +127,8 @@ pub struct CatalogRows {
     pub tenant_column: String,
     /// The application made an operator `=` for uuid or text: that a column equals a value is not what it says.
     pub own_equality: bool,
+    /// OID of `turbo.fn_bump_one`, where FunctionCall reaches it.
+    pub bump_function: Option<u32>,
 }
 
 /// Functions of `pg_catalog` that run SQL which they are given, or whatever a relation's definition
@@ -191,6 +193,7 @@ impl CatalogRows {
             cascades: self.cascades.clone(),
             event_triggers: self.event_triggers,
             own_equality: self.own_equality,
+            bump_function: self.bump_function,
             set_returning: self.set_returning.iter().cloned().collect(),
             unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
+use super::keys::KnownKeys;
 use super::{Analysis, AnalysisContext, EffectSettings, analyze};
 use crate::catalog::Catalog;
 use crate::limits;
@@ -13,6 +14,8 @@ use crate::limits;
 pub struct Analyzer {
     /// The catalog.
     pub catalog: Catalog,
+    /// Pairs that readers can see.
+    pub keys: KnownKeys,
     settings: EffectSettings,
     remembered: Cache<(bool, Box<[u8]>), Arc<Analysis>>,
 }
@@ -31,7 +34,8 @@ impl Analyzer {
     /// Of a catalog; nothing is remembered yet.
     #[must_use]
     pub fn new(catalog: Catalog, settings: EffectSettings) -> Self {
-        Self { catalog, settings, remembered: Cache::new(limits::REMEMBERED_TEXTS_MAX) }
+        let remembered = Cache::new(limits::REMEMBERED_TEXTS_MAX);
+        Self { catalog, keys: KnownKeys::default(), settings, remembered }
     }
 
     /// What an operator configured.

@@ -11,6 +11,7 @@ pub mod classify;
 pub mod copy;
 pub mod explain;
 pub mod fingerprint;
+pub mod keys;
 mod keywords;
 pub mod lexer;
 pub mod statement;

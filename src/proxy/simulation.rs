@@ -121,8 +121,7 @@ async fn client(socket: Box<dyn Stream>, sent: Vec<u8>, expected: usize, fault: 
 }
 
 /// The server: a model that answers what has arrived, in pieces.
-async fn server(mut socket: Box<dyn Stream>, fault: Fault, mut random: Random) -> Model {
-    let mut model = Model::new();
+async fn server(mut socket: Box<dyn Stream>, fault: Fault, mut random: Random, mut model: Model) -> Model {
     let mut input = Vec::new();
     let mut received = 0;
     let mut buffer = [0; 256];
@@ -176,12 +175,12 @@ async fn check(seed: u64) {
     let pump = async move {
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         // Its end closes both sockets.
-        pump_for_tests(client_socket, server_socket, logged_in()).run(&drain, &kill).await
+        pump_for_tests(client_socket, server_socket, logged_in(seed)).run(&drain, &kill).await
     };
     let parts = async {
         tokio::join!(
             client(client_end, sent, expected.len(), fault, Random(random.next() | 1)),
-            server(server_end, fault, Random(random.next() | 1)),
+            server(server_end, fault, Random(random.next() | 1), Model::of(seed)),
             pump
         )
     };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::catalog::{Scope, text_array};
+use crate::effect::keys::{Key, KnownKeys};
 use crate::wire::encode;
 
 /// Messages of one injected group that the server answers with CloseComplete.
@@ -22,6 +23,7 @@ const OID_ARRAY: u32 = 1028;
 const TEXT: u32 = 25;
 const INT8: u32 = 20;
 const BOOL: u32 = 16;
+const UUID: u32 = 2950;
 
 /// A tenant to bump.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +41,49 @@ pub type Effect = Arc<[(String, BumpTenant)]>;
 
 /// Effects with the number of statements that had them.
 pub type Bumps = [(Effect, u64)];
+
+/// The only pair of some bumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct One<'a> {
+    /// Domain.
+    pub domain: &'a str,
+    /// Tenant, `None` for all of them.
+    pub tenant: Option<Uuid>,
+    /// Statements that bumped it.
+    pub statements: u64,
+}
+
+impl<'a> One<'a> {
+    /// Where there is just one, and its tenant is said.
+    #[must_use]
+    pub fn of(bumps: &'a Bumps) -> Option<Self> {
+        let [(effect, statements)] = bumps else { return None };
+        let [(domain, tenant)] = &**effect else { return None };
+        let tenant = match tenant {
+            BumpTenant::All => None,
+            BumpTenant::Id(tenant) => Some(*tenant),
+            BumpTenant::Session => return None,
+        };
+        Some(Self { domain, tenant, statements: *statements })
+    }
+
+    /// What readers will be able to see.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key { tenant: self.tenant, domain: self.domain.into() }
+    }
+
+    fn parameters<'b>(
+        &'b self,
+        tenant: Option<&'b str>,
+        statements: &'b str,
+        known: bool,
+        condition: Condition,
+    ) -> [Option<&'b str>; 6] {
+        let known = if known { "true" } else { "false" };
+        [tenant, Some(self.domain), Some(statements), Some(known), Some(condition.sql()), Some(SUMMARY)]
+    }
+}
 
 /// Whether a bump is conditional.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,9 +299,27 @@ impl Injector {
         self.group("SELECT turbo.fn_bump_all($1, $2)", &[INT8, TEXT], &[&times.to_string(), SUMMARY])
     }
 
+    /// A FunctionCall that bumps one pair: it needs no parsing and no plan, but ends the transaction if there is no block.
+    #[must_use]
+    pub fn call(function: u32, one: &One<'_>, known: bool, condition: Condition) -> Vec<u8> {
+        let (tenant, statements) = (one.tenant.map(|tenant| tenant.to_string()), one.statements.to_string());
+        let mut out = Vec::with_capacity(160);
+        encode::function_call(function, &one.parameters(tenant.as_deref(), &statements, known, condition), &mut out);
+        out
+    }
+
     /// Messages that bump.
     #[must_use]
-    pub fn bump(&self, bumps: &Bumps, condition: Condition) -> Vec<u8> {
+    pub fn bump(&self, bumps: &Bumps, condition: Condition, keys: &KnownKeys) -> Vec<u8> {
+        if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
+            let (tenant, statements) = (one.tenant.map(|tenant| tenant.to_string()), one.statements.to_string());
+            let known = keys.has(one.tenant, one.domain);
+            return self.group_of(
+                "SELECT turbo.fn_bump_one($1, $2, $3, $4, $5, $6)",
+                &[UUID, TEXT, INT8, BOOL, TEXT, TEXT],
+                &one.parameters(tenant.as_deref(), &statements, known, condition),
+            );
+        }
         let arrays = Arrays::new(bumps);
         self.group(
             "SELECT turbo.fn_bump($1, $2, $3, $4, $5, $6, $7)",
@@ -313,7 +376,19 @@ impl Injector {
 
     /// SQL that bumps; `relations`: those whose counters decide, where they do.
     #[must_use]
-    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str) -> String {
+    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str, keys: &KnownKeys) -> String {
+        if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
+            return format!(
+                "SELECT turbo.fn_bump_one({}, {}, '{}', '{}', {}, {}) AS \"{}\"",
+                one.tenant.map_or_else(|| "NULL".to_owned(), |tenant| format!("'{tenant}'")),
+                literal(one.domain),
+                one.statements,
+                keys.has(one.tenant, one.domain),
+                literal(condition.sql()),
+                literal(SUMMARY),
+                self.name
+            );
+        }
         let arrays = Arrays::new(bumps);
         format!(
             "SELECT turbo.fn_bump({}, {}, {}, {}, {}, {}, {}{}) AS \"{}\"",
@@ -393,7 +468,8 @@ mod tests {
             injector.bump_sql(
                 &[(effect, 2), ([("c'".to_owned(), BumpTenant::Session)].into(), 1)],
                 Condition::Always,
-                "{}"
+                "{}",
+                &KnownKeys::default()
             ),
             "SELECT turbo.fn_bump('{0,0,1}', '{2,2,1}', '{\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\",\"\",\"@\"}', \
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""

@@ -80,7 +80,11 @@ impl Session {
                 if let Some(copy) = query.copy.as_mut().filter(|copy| !copy.sync_sent) {
                     copy.sync_sent = true;
                     if let Some((effect, None)) = copied {
-                        out.behind.extend_from_slice(&self.injector.bump(&[(effect, 1)], Condition::IfWritten));
+                        out.behind.extend_from_slice(&self.injector.bump(
+                            &[(effect, 1)],
+                            Condition::IfWritten,
+                            &self.view.analyzer.keys,
+                        ));
                     }
                     encode::close_statement("", &mut out.behind);
                     encode::sync(&mut out.behind);

@@ -293,7 +293,12 @@ impl Session {
         match self.context() {
             Context::Block => {}
             Context::Failed => self.pending.forget(),
-            Context::Implicit | Context::Uncertain => {
+            Context::Implicit => {
+                if !self.bump_before_sync(out) {
+                    return ClientStep::Hold;
+                }
+            }
+            Context::Uncertain => {
                 if !self.inject_pending(out) {
                     return ClientStep::Hold;
                 }

@@ -50,7 +50,7 @@ use std::sync::Arc;
 
 pub use event::{Event, StatementClass};
 
-use self::bump::{Condition, Injector, Looks, Measured, Portion};
+use self::bump::{Bumps, Condition, Injector, Looks, Measured, One, Portion};
 use self::copy::CopyTenants;
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
@@ -483,8 +483,40 @@ impl Session {
         if self.pending.is_empty() {
             return true;
         }
+        let Some(condition) = self.settle_condition(out) else { return false };
+        let bumps = self.pending.take();
+        self.inject_bumps(&bumps, condition, out);
+        true
+    }
+
+    fn inject_bumps(&mut self, bumps: &Bumps, condition: Condition, out: &mut Output) {
+        out.to_server.extend_from_slice(&self.injector.bump(bumps, condition, &self.view.analyzer.keys));
+        self.push_injected(Purpose::Bump);
+    }
+
+    /// The same before the Sync of a unit outside of a block: one pair is bumped by a FunctionCall, which costs the server
+    /// half of what a group costs, and commits.
+    fn bump_before_sync(&mut self, out: &mut Output) -> bool {
+        if self.pending.is_empty() {
+            return true;
+        }
+        let Some(condition) = self.settle_condition(out) else { return false };
+        let bumps = self.pending.take();
+        let function = self.view.analyzer.catalog.bump_function.filter(|_| self.unit.bump_all_after == 0);
+        let (Some(function), Some(one)) = (function, One::of(&bumps)) else {
+            self.inject_bumps(&bumps, condition, out);
+            return true;
+        };
+        let known = self.view.analyzer.keys.has(one.tenant, one.domain);
+        out.to_server.append(&mut Injector::call(function, &one, known, condition));
+        self.outstanding.push(Request::Call { learns: (!known).then(|| one.key()), executed: false });
+        true
+    }
+
+    /// On what the bumps that wait depend; `None`: not known yet, the server is asked.
+    fn settle_condition(&mut self, out: &mut Output) -> Option<Condition> {
         if self.block_may_have_failed() {
-            return false;
+            return None;
         }
         let condition = if self.is_decided() {
             Condition::Always
@@ -492,13 +524,10 @@ impl Session {
             Condition::IfWritten
         } else {
             self.wait_for_outcomes(out);
-            return false;
+            return None;
         };
         self.flushed = false;
-        let bumps = self.pending.take();
-        out.to_server.extend_from_slice(&self.injector.bump(&bumps, condition));
-        self.push_injected(Purpose::Bump);
-        true
+        Some(condition)
     }
 
     /// Earlier messages of what may be a block are unanswered: it may have failed meanwhile. Then the

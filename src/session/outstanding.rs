@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::prepared::Undo;
 use super::rewrite::PositionMap;
+use crate::effect::keys::Key;
 
 /// What a client's simple query waits for.
 #[derive(Debug, Default)]
@@ -40,6 +41,8 @@ pub struct QueryRequest {
     pub copy: Option<CopyQuery>,
     /// A group of ours stands before it, and no Sync: see [`Request::FunctionCall`].
     pub sync_after: bool,
+    /// What readers see once the bump in it is committed, if they may not yet.
+    pub learns: Option<Key>,
 }
 
 /// A simple query that was sent as an extended one.
@@ -119,6 +122,15 @@ pub enum Request {
     Close(Option<Box<Undo>>),
     /// Sync.
     Sync(SyncRequest),
+    /// A bump of ours by FunctionCall, before the Sync of a unit outside of a block.
+    Call {
+        /// What readers see once it is committed, if they may not yet.
+        learns: Option<Key>,
+        /// It has been executed: what fails now is the commit, which is the client's.
+        executed: bool,
+    },
+    /// The Sync of a unit that a bump by FunctionCall has ended: its ReadyForQuery is one too many.
+    Ended,
     /// FunctionCall.
     FunctionCall {
         /// A group of ours stands before it, without a Sync and outside of a block. Since PostgreSQL 18 it does not end
@@ -164,7 +176,11 @@ impl Request {
     /// Whether ReadyForQuery ends it.
     #[must_use]
     pub const fn ends_with_ready(&self) -> bool {
-        matches!(self, Self::Sync(_) | Self::Query(_) | Self::FunctionCall { .. } | Self::LateSync | Self::Rollback)
+        match self {
+            Self::Sync(_) | Self::Query(_) | Self::FunctionCall { .. } | Self::LateSync | Self::Rollback => true,
+            Self::Call { .. } | Self::Ended => true,
+            _ => false,
+        }
     }
 }
 
@@ -190,6 +206,11 @@ impl OutstandingRequests {
     /// Adds one.
     pub fn push(&mut self, request: Request) {
         self.queue.push_back(request);
+    }
+
+    /// Puts one before all others.
+    pub fn push_front(&mut self, request: Request) {
+        self.queue.push_front(request);
     }
 
     /// The oldest.

@@ -3,6 +3,7 @@
 use super::outstanding::{Purpose, QueryRequest, Request, SyncRequest};
 use super::rewrite::Origin;
 use super::{CopyIn, Event, Need, Output, Phase, ServerStep, Session, bump};
+use crate::effect::keys::Key;
 use crate::limits;
 use crate::wire::backend::{ErrorFields, TransactionStatus, first_column_name, parameter_status, tag_rows};
 use crate::wire::encode;
@@ -24,6 +25,7 @@ impl Session {
         let held = if body_bytes <= limits::HELD_SERVER_MESSAGE_BYTES_MAX { Need::Whole } else { Need::Prefix };
         match message_type {
             backend::DATA_ROW if self.is_swallowing() => held,
+            backend::FUNCTION_CALL_RESPONSE if self.calls() => held,
             backend::ROW_DESCRIPTION => Need::Prefix,
             backend::COMMAND_COMPLETE
             | backend::ERROR_RESPONSE
@@ -74,6 +76,7 @@ impl Session {
             _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => {
                 self.on_query_reply(message_type, body, out)
             }
+            backend::FUNCTION_CALL_RESPONSE if self.calls() => self.on_call_result(body, out),
             _ => self.on_extended_reply(message_type, body),
         }
     }
@@ -87,7 +90,7 @@ impl Session {
                 Some(Request::Injected { purpose, .. }) => *purpose,
                 _ => Purpose::Bump,
             };
-            report_result(purpose, body, &mut out.events);
+            report_result(purpose, body.get(6..).unwrap_or_default(), &mut out.events);
             if body.ends_with(b" l") || body.ends_with(b" l c") {
                 // The measured statement has made its transaction read-only.
                 self.bumps_owed = self.bumps_owed.saturating_add(1);
@@ -232,8 +235,18 @@ impl Session {
         self.copy_in = CopyIn::No;
         self.copy_tenants = None;
         self.measure_after_copy = None;
-        match self.outstanding.front() {
+        match self.outstanding.front_mut() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
+            // As any FunctionCall.
+            Some(Request::Call { learns, executed }) => {
+                *learns = None;
+                if *executed || body.len() < body_bytes {
+                    return ServerStep::Forward;
+                }
+                out.events.push(Event::InjectionFailed);
+                encode::error_of_ours(body, &mut out.to_client);
+                return ServerStep::Drop;
+            }
             // FunctionCall answers an error with ReadyForQuery: nothing is skipped.
             Some(Request::FunctionCall { .. }) => return ServerStep::Forward,
             Some(Request::Rollback) => return ServerStep::Drop,
@@ -317,6 +330,7 @@ impl Session {
         self.pending.forget_through(unit);
         let last = self.outstanding.len() == 1;
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
+        query.learns = None;
         if let Some(copy) = &mut query.copy {
             query.withheld = None;
             copy.failed = true;
@@ -364,6 +378,20 @@ impl Session {
 
     fn on_ready(&mut self, body: &[u8], out: &mut Output) -> ServerStep {
         let Some(status) = TransactionStatus::decode(body) else { return ServerStep::Forward };
+        match self.outstanding.front_mut() {
+            Some(Request::Ended) => {
+                self.outstanding.pop();
+                return ServerStep::Drop;
+            }
+            Some(Request::Call { learns, .. }) => {
+                let learns = learns.take();
+                self.outstanding.pop();
+                if !self.on_call_ready(status, learns) {
+                    return ServerStep::Drop;
+                }
+            }
+            _ => {}
+        }
         self.flushed = false;
         if self.phase == Phase::Starting {
             self.phase = Phase::Ready;
@@ -415,6 +443,39 @@ impl Session {
         }
     }
 
+    /// Our FunctionCall is the oldest request.
+    fn calls(&self) -> bool {
+        matches!(self.outstanding.front(), Some(Request::Call { .. }))
+    }
+
+    /// What our FunctionCall returned: log rows; its transaction is not committed yet.
+    fn on_call_result(&mut self, body: &[u8], out: &mut Output) -> ServerStep {
+        let rows = body.get(4..).unwrap_or_default();
+        report_result(Purpose::Bump, rows, &mut out.events);
+        if let Some(Request::Call { learns, executed }) = self.outstanding.front_mut() {
+            *executed = true;
+            learns.take_if(|_| rows == b"0");
+        }
+        ServerStep::Drop
+    }
+
+    /// A bump by FunctionCall has ended; the Sync behind it is the next request. Whether the unit ended with it: since
+    /// PostgreSQL 18 it does not end the implicit block that it finds, but Sync does.
+    fn on_call_ready(&mut self, status: TransactionStatus, learns: Option<Key>) -> bool {
+        if let Some(key) = learns {
+            self.view.analyzer.keys.add(key);
+        }
+        if status != TransactionStatus::Idle {
+            return false;
+        }
+        let sync = self.outstanding.pop();
+        self.outstanding.push_front(Request::Ended);
+        if let Some(sync) = sync {
+            self.outstanding.push_front(sync);
+        }
+        true
+    }
+
     /// Ends the implicit block that a group of ours began and the client's message left open; a block that the client
     /// began stays. A Sync alone shows `I` and commits nothing before the next message (PostgreSQL 18.4): Parse starts
     /// what Sync then ends.
@@ -430,6 +491,9 @@ impl Session {
 
     fn on_query_ready(&mut self, mut query: QueryRequest, status: TransactionStatus, out: &mut Output) -> ServerStep {
         self.forget_query(&query);
+        if let Some(key) = query.learns.take().filter(|_| status == TransactionStatus::Idle) {
+            self.view.analyzer.keys.add(key);
+        }
         if query.rollback_after && status == TransactionStatus::Failed {
             return self.end_failed_block(out);
         }
@@ -518,8 +582,7 @@ impl Session {
             return ServerStep::Forward;
         } else {
             out.events.push(Event::LateBump);
-            out.to_server.extend_from_slice(&self.injector.bump(&forgotten, bump::Condition::Always));
-            self.push_injected(Purpose::Bump);
+            self.inject_bumps(&forgotten, bump::Condition::Always, out);
         }
         encode::sync(&mut out.to_server);
         self.outstanding.push(Request::LateSync);
@@ -566,8 +629,8 @@ fn forward_with_position(
 }
 
 /// Our functions return one number: log rows, negative where every domain was bumped blindly.
-fn report_result(purpose: Purpose, row: &[u8], events: &mut Vec<Event>) {
-    let Some(text) = row.get(6..).and_then(|text| std::str::from_utf8(text).ok()) else { return };
+fn report_result(purpose: Purpose, text: &[u8], events: &mut Vec<Event>) {
+    let Ok(text) = std::str::from_utf8(text) else { return };
     if text.starts_with('d') {
         return events.push(Event::AuditDisagreement);
     }

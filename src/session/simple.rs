@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::bump::{Audit, BumpTenant, Condition, Looks, Measured};
+use super::bump::{Audit, BumpTenant, Condition, Looks, Measured, One};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
 use super::transaction::Context;
 use super::{ClientStep, CopyIn, Event, Output, Session, StatementClass};
+use crate::effect::keys::Key;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control, Kind, Statement};
 use crate::wire::encode;
@@ -22,6 +23,8 @@ struct Position {
     pending: bool,
     /// A statement of this text may have changed definitions.
     stale: bool,
+    /// What readers see once the bump behind the only statement is committed, if they may not yet.
+    learns: Option<Key>,
 }
 
 impl Session {
@@ -211,6 +214,7 @@ impl Session {
             fresh: context == Context::Implicit && !self.unit.open,
             pending: !self.pending.is_empty(),
             stale: false,
+            learns: None,
         };
         let had_pending = position.pending;
         // The end of this text ends the implicit transaction of the messages before it.
@@ -237,13 +241,14 @@ impl Session {
         let (longer, map) = rewriter.finish();
         encode::query(&longer, &mut out.to_server);
         query.rewrite = Some(Rewrite { original: text.to_owned(), map, alone });
+        query.learns = position.learns.filter(|_| alone);
         self.relay_query(query);
         ClientStep::Replace
     }
 
     fn rewrite_pending(&mut self, at: usize, rewriter: &mut Rewriter<'_>, position: &mut Position) {
         let bumps = self.pending.take();
-        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always, ""));
+        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always, "", &self.view.analyzer.keys));
         position.pending = false;
         position.fresh = false;
     }
@@ -306,7 +311,11 @@ impl Session {
                     Condition::IfMoved
                 };
                 let relations = measured.relations().unwrap_or_default();
-                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations));
+                let keys = &self.view.analyzer.keys;
+                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations, keys));
+                position.learns = One::of(&bumps)
+                    .filter(|one| condition == Condition::Always && !keys.has(one.tenant, one.domain))
+                    .map(|one| one.key());
                 if audited {
                     self.rewrite_audit(statement, &known, sure, rewriter);
                 }

@@ -95,6 +95,8 @@ pub struct Model {
     buffer: Vec<Message>,
     pub sent: VecDeque<Message>,
     pub received: Vec<Message>,
+    /// As PostgreSQL 18: FunctionCall does not end it.
+    pub keeps_implicit_block: bool,
 }
 
 /// An error: its SQLSTATE.
@@ -115,7 +117,13 @@ impl Model {
             buffer: Vec::new(),
             sent: VecDeque::new(),
             received: Vec::new(),
+            keeps_implicit_block: false,
         }
+    }
+
+    /// One seed of three has PostgreSQL 18.
+    pub fn of(seed: u64) -> Self {
+        Self { keeps_implicit_block: seed % 3 == 2, ..Self::new() }
     }
 
     pub fn flush(&mut self) {
@@ -291,6 +299,15 @@ impl Model {
                 }
                 self.bump("", 1)
             }
+            "fn_bump_one" => {
+                if arguments[arguments.len() - 2] == "written" && !self.xid {
+                    return 0;
+                }
+                // In a text a tenant that is NULL has no literal.
+                let (tenant, at) = if arguments.len() == 6 { (arguments[0].as_str(), 1) } else { ("", 0) };
+                assert_eq!(arguments[at], "a", "no other domain is written");
+                self.bump(tenant, arguments[at + 1].parse().unwrap())
+            }
             "fn_bump" => {
                 let written = match arguments[5].as_str() {
                     "always" => true,
@@ -334,6 +351,7 @@ impl Model {
                 self.ready();
             }
             b'H' => self.flush(),
+            b'F' => self.call(&body),
             b'X' => {}
             _ => {
                 if let Err(code) = self.extended(kind, &body) {
@@ -344,6 +362,25 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// Only we call functions. Ends the implicit transaction, but not since PostgreSQL 18.
+    fn call(&mut self, body: &[u8]) {
+        if self.block == Block::Failed {
+            self.error("25P02");
+            return self.ready();
+        }
+        self.begin_work();
+        let rows = self.ours("SELECT turbo.fn_bump_one(", &bound(&body[4..])).to_string();
+        self.say(b'V', &[&u32::try_from(rows.len()).unwrap().to_be_bytes(), rows.as_bytes()]);
+        if self.block == Block::No && !self.keeps_implicit_block {
+            self.end(true);
+        }
+        if self.block == Block::No && self.keeps_implicit_block {
+            self.say(b'Z', &[b"T"]);
+            return self.flush();
+        }
+        self.ready();
     }
 
     fn query(&mut self, text: &str) {
@@ -549,10 +586,10 @@ struct Run {
 }
 
 impl Run {
-    fn new() -> Self {
+    fn new(seed: u64) -> Self {
         Self {
-            session: logged_in(),
-            model: Model::new(),
+            session: logged_in(seed),
+            model: Model::of(seed),
             to_server: VecDeque::new(),
             to_client: Vec::new(),
             held: None,
@@ -627,8 +664,11 @@ impl Run {
 }
 
 /// A session behind its first ReadyForQuery.
-pub fn logged_in() -> Session {
-    let analyzer = Arc::new(Analyzer::new(catalog_without_cascades(), EffectSettings::default()));
+/// A session; two of three seeds bump by FunctionCall.
+pub fn logged_in(seed: u64) -> Session {
+    let bump_function = (!seed.is_multiple_of(3)).then_some(4242);
+    let catalog = crate::catalog::Catalog { bump_function, ..catalog_without_cascades() };
+    let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
     let mut session = Session::new(View { analyzer, fresh: true }, "_t");
     session.on_server(b'Z', 1, b"I", &mut Output::default());
     session
@@ -663,7 +703,7 @@ fn check(seed: u64) {
     let mut random = Random::of(seed);
     let flights = program(&mut random);
     let vanishes = random.chance(20).then(|| random.below(40));
-    let mut run = Run::new();
+    let mut run = Run::new(seed);
     let mut steps = 0;
     let mut expected_ready = 0;
     let mut gone = false;

@@ -31,6 +31,24 @@ pub fn execute(portal: &str, out: &mut Vec<u8>) {
     append(&Execute::new(Some(portal.into()), 0), out);
 }
 
+/// FunctionCall, arguments and result in text format.
+pub fn function_call(function: u32, arguments: &[Option<&str>], out: &mut Vec<u8>) {
+    let mut body = function.to_be_bytes().to_vec();
+    body.extend([0, 0]);
+    body.extend(u16::try_from(arguments.len()).unwrap_or(u16::MAX).to_be_bytes());
+    for argument in arguments {
+        match argument {
+            Some(text) => {
+                body.extend(u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+                body.extend_from_slice(text.as_bytes());
+            }
+            None => body.extend((-1_i32).to_be_bytes()),
+        }
+    }
+    body.extend([0, 0]);
+    out.append(&mut message(super::message_type::frontend::FUNCTION_CALL, &body));
+}
+
 /// Close of a named statement.
 pub fn close_statement(name: &str, out: &mut Vec<u8>) {
     append(&Close::new(b'S', Some(name.into())), out);
@@ -146,6 +164,10 @@ mod tests {
         assert_eq!(
             encoded(|out| bind("p", "s", &[Some("v"), None], out)),
             b"B\0\0\0\x17p\0s\0\0\0\0\x02\0\0\0\x01v\xff\xff\xff\xff\0\0"
+        );
+        assert_eq!(
+            encoded(|out| function_call(1598, &[Some("v"), None], out)),
+            b"F\0\0\0\x17\0\0\x06\x3e\0\0\0\x02\0\0\0\x01v\xff\xff\xff\xff\0\0"
         );
         assert_eq!(encoded(|out| execute("p", out)), b"E\0\0\0\x0ap\0\0\0\0\0");
         assert_eq!(encoded(|out| close_statement("s", out)), b"C\0\0\0\x07Ss\0");

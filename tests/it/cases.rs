@@ -443,7 +443,7 @@ async fn a_cancel_that_lands_on_the_injected_part() {
                 client.batch_execute(&insert).await
             }
         });
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%fn_bump%'";
+        let waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'turbo.tb_bump'::regclass AND NOT granted";
         eventually("the bump waits", async || env.direct.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1)
             .await;
         token.cancel_query(tokio_postgres::NoTls).await.unwrap();

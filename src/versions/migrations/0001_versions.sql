@@ -36,7 +36,7 @@ COMMENT ON TABLE turbo.tb_domain_cascade IS
 CREATE TABLE turbo.tb_bump (
     tenant_id     uuid,
     domain        text NOT NULL,
-    bumps         bigint NOT NULL,
+    bumps         bigint NOT NULL CHECK (bumps > 0 AND bumps < 1000000000),
     xid           xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     bumped_at     timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     bumped_by     text,
@@ -249,6 +249,29 @@ BEGIN
     )
     SELECT count(*)::int INTO v_rows FROM logged;
     RETURN v_rows;
+END
+$function$;
+
+-- The same for one (tenant, domain), which is what most statements touch; tenant NULL: all of them. known: readers can see
+-- the pair already. Runs with the caller's rights, who may insert into the log, and qualifies everything: the change of role
+-- and search_path costs more than the bump.
+CREATE FUNCTION turbo.fn_bump_one(
+    tenant uuid, domain text, statements bigint, known boolean, condition text, summary text) RETURNS int
+LANGUAGE plpgsql VOLATILE
+AS $function$
+BEGIN
+    IF condition OPERATOR(pg_catalog.<>) 'always' AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- A table without cascades has no pages, mostly.
+    IF NOT known OR pg_catalog.pg_relation_size('turbo.tb_domain_cascade') OPERATOR(pg_catalog.>) 0 THEN
+        RETURN turbo.fn_bump('{0}', ARRAY[statements], ARRAY[coalesce(tenant OPERATOR(pg_catalog.||) '', '')],
+                             ARRAY[domain], '{}', 'always', summary);
+    END IF;
+    INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
+    VALUES (tenant, domain, statements,
+            coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user), fn_bump_one.summary);
+    RETURN 1;
 END
 $function$;
 
@@ -790,6 +813,14 @@ BEGIN
         SELECT s.tenant_id, s.domain, s.bumps, s.bumped_at, s.bumped_by, s.summary FROM sums s
          WHERE NOT EXISTS (SELECT FROM turbo.tb_domain_base b
                             WHERE b.domain = s.domain AND b.tenant_id IS NOT DISTINCT FROM s.tenant_id)
+    ), new_domains AS (
+        -- Pairs that readers could see before, and that somebody has removed since.
+        INSERT INTO turbo.tb_domain (domain) SELECT DISTINCT s.domain FROM sums s
+         WHERE NOT EXISTS (SELECT FROM turbo.tb_domain d WHERE d.domain = s.domain) ON CONFLICT DO NOTHING
+    ), new_tenants AS (
+        INSERT INTO turbo.tb_tenant (tenant_id) SELECT DISTINCT s.tenant_id FROM sums s
+         WHERE s.tenant_id IS NOT NULL
+           AND NOT EXISTS (SELECT FROM turbo.tb_tenant t WHERE t.tenant_id = s.tenant_id) ON CONFLICT DO NOTHING
     ), total AS (
         SELECT coalesce(sum(s.log_rows), 0)::int AS log_rows FROM sums s
     ), advanced AS (
@@ -807,6 +838,8 @@ $function$;
 -- Application roles need no grants on the tables.
 REVOKE ALL ON FUNCTION turbo.fn_fold(int, int), turbo.fn_audit_around(boolean) FROM PUBLIC;
 GRANT USAGE ON SCHEMA turbo TO PUBLIC;
+-- fn_bump_one; the other columns have defaults that nobody may choose.
+GRANT INSERT (tenant_id, domain, bumps, bumped_by, summary) ON turbo.tb_bump TO PUBLIC;
 GRANT SELECT ON turbo.tb_domain_version, turbo.tb_domain_cascade, turbo.tb_domain, turbo.tb_tenant TO PUBLIC;
 
 -- Small tables without statistics count as thousands of rows: enough to call the just-in-time compiler
