@@ -310,10 +310,10 @@ impl Injector {
 
     /// Messages that bump.
     #[must_use]
-    pub fn bump(&self, bumps: &Bumps, condition: Condition, keys: &KnownKeys) -> Vec<u8> {
+    pub fn bump(&self, bumps: &Bumps, condition: Condition, keys: Option<&KnownKeys>) -> Vec<u8> {
         if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
             let (tenant, statements) = (one.tenant.map(|tenant| tenant.to_string()), one.statements.to_string());
-            let known = keys.has(one.tenant, one.domain);
+            let known = keys.is_some_and(|keys| keys.has(one.tenant, one.domain));
             return self.group_of(
                 "SELECT turbo.fn_bump_one($1, $2, $3, $4, $5, $6)",
                 &[UUID, TEXT, INT8, BOOL, TEXT, TEXT],
@@ -376,14 +376,14 @@ impl Injector {
 
     /// SQL that bumps; `relations`: those whose counters decide, where they do.
     #[must_use]
-    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str, keys: &KnownKeys) -> String {
+    pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str, keys: Option<&KnownKeys>) -> String {
         if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
             return format!(
                 "SELECT turbo.fn_bump_one({}, {}, '{}', '{}', {}, {}) AS \"{}\"",
                 one.tenant.map_or_else(|| "NULL".to_owned(), |tenant| format!("'{tenant}'")),
                 literal(one.domain),
                 one.statements,
-                keys.has(one.tenant, one.domain),
+                keys.is_some_and(|keys| keys.has(one.tenant, one.domain)),
                 literal(condition.sql()),
                 literal(SUMMARY),
                 self.name
@@ -469,7 +469,7 @@ mod tests {
                 &[(effect, 2), ([("c'".to_owned(), BumpTenant::Session)].into(), 1)],
                 Condition::Always,
                 "{}",
-                &KnownKeys::default()
+                None
             ),
             "SELECT turbo.fn_bump('{0,0,1}', '{2,2,1}', '{\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\",\"\",\"@\"}', \
              '{\"a\",\"b\",\"c''\"}', '{\"app.tenant_id\"}', 'always', 'turnstile') AS \"_t1\""

@@ -83,7 +83,7 @@ impl Session {
                         out.behind.extend_from_slice(&self.injector.bump(
                             &[(effect, 1)],
                             Condition::IfWritten,
-                            &self.view.analyzer.keys,
+                            self.keys(),
                         ));
                     }
                     encode::close_statement("", &mut out.behind);

@@ -6,7 +6,7 @@ use super::bump::{Audit, Measured, Portion};
 use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
-use super::{ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
+use super::{BeforeSync, ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
 use crate::catalog::Scope;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control};
@@ -293,11 +293,14 @@ impl Session {
         match self.context() {
             Context::Block => {}
             Context::Failed => self.pending.forget(),
-            Context::Implicit => {
-                if !self.bump_before_sync(out) {
-                    return ClientStep::Hold;
+            Context::Implicit => match self.bump_before_sync(out) {
+                BeforeSync::Sync => {}
+                BeforeSync::Call => {
+                    self.end_unit();
+                    return ClientStep::Replace;
                 }
-            }
+                BeforeSync::Hold => return ClientStep::Hold,
+            },
             Context::Uncertain => {
                 if !self.inject_pending(out) {
                     return ClientStep::Hold;

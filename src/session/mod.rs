@@ -58,6 +58,7 @@ use self::rewrite::Characters;
 use self::transaction::{Context, PendingWrites, Unit};
 use crate::catalog::Scope;
 use crate::effect::cache::Analyzer;
+use crate::effect::keys::KnownKeys;
 use crate::effect::lexer::is_lexable_encoding;
 use crate::limits;
 use crate::wire::backend::TransactionStatus;
@@ -203,6 +204,17 @@ pub struct Session {
     late_ready: Option<TransactionStatus>,
 }
 
+/// How a unit outside of a block ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BeforeSync {
+    /// The client's Sync ends it.
+    Sync,
+    /// A call of ours ends it; the Sync waits.
+    Call,
+    /// Not yet.
+    Hold,
+}
+
 impl Session {
     /// A session that starts. `name` names everything of ours on the server connection: an SQL
     /// identifier that no client can guess, lower case.
@@ -292,6 +304,11 @@ impl Session {
         if self.phase == Phase::Starting {
             // Statements that are sent behind the StartupMessage wait for the end of the start-up phase.
             return if message_type == frontend::PASSWORD { ClientStep::Relay } else { ClientStep::Hold };
+        }
+        if let Some(sync_sent) = self.outstanding.unsynced_call() {
+            // If its unit fails the server skips what follows, up to this Sync.
+            *sync_sent = true;
+            encode::sync(&mut out.to_server);
         }
         if self.must_hold(message_type) {
             if self.copies_in_flight > 0 {
@@ -490,27 +507,33 @@ impl Session {
     }
 
     fn inject_bumps(&mut self, bumps: &Bumps, condition: Condition, out: &mut Output) {
-        out.to_server.extend_from_slice(&self.injector.bump(bumps, condition, &self.view.analyzer.keys));
+        out.to_server.extend_from_slice(&self.injector.bump(bumps, condition, self.keys()));
         self.push_injected(Purpose::Bump);
     }
 
     /// The same before the Sync of a unit outside of a block: one pair is bumped by a FunctionCall, which costs the server
-    /// half of what a group costs, and commits.
-    fn bump_before_sync(&mut self, out: &mut Output) -> bool {
+    /// half of what a group costs, and commits: the Sync need not be sent.
+    fn bump_before_sync(&mut self, out: &mut Output) -> BeforeSync {
         if self.pending.is_empty() {
-            return true;
+            return BeforeSync::Sync;
         }
-        let Some(condition) = self.settle_condition(out) else { return false };
+        let Some(condition) = self.settle_condition(out) else { return BeforeSync::Hold };
         let bumps = self.pending.take();
         let function = self.view.analyzer.catalog.bump_function.filter(|_| self.unit.bump_all_after == 0);
         let (Some(function), Some(one)) = (function, One::of(&bumps)) else {
             self.inject_bumps(&bumps, condition, out);
-            return true;
+            return BeforeSync::Sync;
         };
-        let known = self.view.analyzer.keys.has(one.tenant, one.domain);
+        let known = self.keys().is_some_and(|keys| keys.has(one.tenant, one.domain));
         out.to_server.append(&mut Injector::call(function, &one, known, condition));
-        self.outstanding.push(Request::Call { learns: (!known).then(|| one.key()), executed: false });
-        true
+        self.outstanding.push(Request::Call { learns: (!known).then(|| one.key()), executed: false, sync_sent: false });
+        BeforeSync::Call
+    }
+
+    /// Pairs that the database need not look for; none where a bump may cascade, or nobody knows whether it does.
+    fn keys(&self) -> Option<&KnownKeys> {
+        let analyzer = &self.view.analyzer;
+        (self.is_fresh() && analyzer.catalog.cascades.is_empty()).then_some(&analyzer.keys)
     }
 
     /// On what the bumps that wait depend; `None`: not known yet, the server is asked.

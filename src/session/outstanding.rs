@@ -128,6 +128,8 @@ pub enum Request {
         learns: Option<Key>,
         /// It has been executed: what fails now is the commit, which is the client's.
         executed: bool,
+        /// The client's Sync was sent behind it. It waits as long as it can: where the call commits, it is not needed.
+        sync_sent: bool,
     },
     /// The Sync of a unit that a bump by FunctionCall has ended: its ReadyForQuery is one too many.
     Ended,
@@ -206,6 +208,14 @@ impl OutstandingRequests {
     /// Adds one.
     pub fn push(&mut self, request: Request) {
         self.queue.push_back(request);
+    }
+
+    /// The call whose Sync was not sent, if there is one: nothing stands behind that Sync.
+    pub fn unsynced_call(&mut self) -> Option<&mut bool> {
+        match self.queue.iter_mut().rev().nth(1) {
+            Some(Request::Call { sync_sent, .. }) if !*sync_sent => Some(sync_sent),
+            _ => None,
+        }
     }
 
     /// Puts one before all others.

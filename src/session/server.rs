@@ -238,7 +238,7 @@ impl Session {
         match self.outstanding.front_mut() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
             // As any FunctionCall.
-            Some(Request::Call { learns, executed }) => {
+            Some(Request::Call { learns, executed, .. }) => {
                 *learns = None;
                 if *executed || body.len() < body_bytes {
                     return ServerStep::Forward;
@@ -299,6 +299,8 @@ impl Session {
                     }
                 }
                 Request::FunctionCall { .. } => skipped_ready = true,
+                // The server skips it, and waits for the Sync.
+                Request::Call { sync_sent: false, .. } => encode::sync(&mut out.to_server),
                 _ => {}
             }
         }
@@ -383,10 +385,10 @@ impl Session {
                 self.outstanding.pop();
                 return ServerStep::Drop;
             }
-            Some(Request::Call { learns, .. }) => {
-                let learns = learns.take();
+            Some(Request::Call { learns, sync_sent, .. }) => {
+                let (learns, sync_sent) = (learns.take(), *sync_sent);
                 self.outstanding.pop();
-                if !self.on_call_ready(status, learns) {
+                if !self.on_call_ready(status, learns, sync_sent, out) {
                     return ServerStep::Drop;
                 }
             }
@@ -452,7 +454,7 @@ impl Session {
     fn on_call_result(&mut self, body: &[u8], out: &mut Output) -> ServerStep {
         let rows = body.get(4..).unwrap_or_default();
         report_result(Purpose::Bump, rows, &mut out.events);
-        if let Some(Request::Call { learns, executed }) = self.outstanding.front_mut() {
+        if let Some(Request::Call { learns, executed, .. }) = self.outstanding.front_mut() {
             *executed = true;
             learns.take_if(|_| rows == b"0");
         }
@@ -461,12 +463,24 @@ impl Session {
 
     /// A bump by FunctionCall has ended; the Sync behind it is the next request. Whether the unit ended with it: since
     /// PostgreSQL 18 it does not end the implicit block that it finds, but Sync does.
-    fn on_call_ready(&mut self, status: TransactionStatus, learns: Option<Key>) -> bool {
+    fn on_call_ready(
+        &mut self,
+        status: TransactionStatus,
+        learns: Option<Key>,
+        sync_sent: bool,
+        out: &mut Output,
+    ) -> bool {
         if let Some(key) = learns {
             self.view.analyzer.keys.add(key);
         }
         if status != TransactionStatus::Idle {
+            if !sync_sent {
+                encode::sync(&mut out.to_server);
+            }
             return false;
+        }
+        if !sync_sent {
+            return true;
         }
         let sync = self.outstanding.pop();
         self.outstanding.push_front(Request::Ended);

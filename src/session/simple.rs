@@ -248,7 +248,7 @@ impl Session {
 
     fn rewrite_pending(&mut self, at: usize, rewriter: &mut Rewriter<'_>, position: &mut Position) {
         let bumps = self.pending.take();
-        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always, "", &self.view.analyzer.keys));
+        rewriter.before(at, &self.injector.bump_sql(&bumps, Condition::Always, "", self.keys()));
         position.pending = false;
         position.fresh = false;
     }
@@ -311,10 +311,12 @@ impl Session {
                     Condition::IfMoved
                 };
                 let relations = measured.relations().unwrap_or_default();
-                let keys = &self.view.analyzer.keys;
+                let keys = self.keys();
                 rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations, keys));
                 position.learns = One::of(&bumps)
-                    .filter(|one| condition == Condition::Always && !keys.has(one.tenant, one.domain))
+                    .filter(|one| {
+                        condition == Condition::Always && !keys.is_some_and(|keys| keys.has(one.tenant, one.domain))
+                    })
                     .map(|one| one.key());
                 if audited {
                     self.rewrite_audit(statement, &known, sure, rewriter);
