@@ -33,6 +33,12 @@ pub const PARSED_TOKENS_MAX: usize = 8_000;
 /// Most tenants of one statement that are bumped one by one; more count as all tenants.
 pub const STATEMENT_TENANTS_MAX: usize = 250;
 
+/// Most bytes of a peer that are copied to be sent together with bytes of ours: copying them costs less than sending twice.
+pub const GATHERED_BYTES_MAX: usize = 4 << 10;
+
+/// Largest output buffer that an idle connection keeps in each direction: a bump and its reply fit.
+pub const KEPT_OUTPUT_BYTES_MAX: usize = 1 << 10;
+
 /// Most (tenant, domain) pairs of a database that are remembered as known to it; the database looks for others at each
 /// bump. About 100 bytes each.
 pub const KNOWN_KEYS_MAX: usize = 50_000;

@@ -423,7 +423,7 @@ impl Pump {
                 }
                 at += part;
                 if self.up.streaming == 0 && !self.up.behind_stream.is_empty() {
-                    self.relay_up(bytes.get(relay_from..at).unwrap_or_default())?;
+                    self.gather_up(bytes.get(relay_from..at).unwrap_or_default())?;
                     relay_from = at;
                     self.up.output.append(&mut self.up.behind_stream);
                 }
@@ -466,7 +466,7 @@ impl Pump {
         }
         self.report_events();
         if !self.out.to_server.is_empty() {
-            self.relay_up(bytes.get(*relay_from..at).unwrap_or_default())?;
+            self.gather_up(bytes.get(*relay_from..at).unwrap_or_default())?;
             *relay_from = at;
             self.up.output.append(&mut self.out.to_server);
         }
@@ -480,7 +480,7 @@ impl Pump {
             ClientStep::Replace => *relay_from = at + length,
         }
         if !self.out.behind.is_empty() {
-            self.relay_up(bytes.get(*relay_from..at + length).unwrap_or_default())?;
+            self.gather_up(bytes.get(*relay_from..at + length).unwrap_or_default())?;
             *relay_from = at + length;
             self.up.output.append(&mut self.out.behind);
         }
@@ -501,7 +501,7 @@ impl Pump {
                 let part = self.down.streaming.min(rest.len());
                 self.down.streaming -= part;
                 if self.down.dropping {
-                    self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
+                    self.gather_down(bytes.get(relay_from..at).unwrap_or_default())?;
                     relay_from = at + part;
                 }
                 at += part;
@@ -520,7 +520,7 @@ impl Pump {
             let length = header.frame_bytes().min(rest.len());
             self.down.streaming = header.frame_bytes() - length;
             if step == ServerStep::Drop || !self.out.to_client.is_empty() {
-                self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
+                self.gather_down(bytes.get(relay_from..at).unwrap_or_default())?;
                 relay_from = at;
                 self.down.output.append(&mut self.out.to_client);
             }
@@ -558,6 +558,25 @@ impl Pump {
                 _ => {}
             }
         }
+    }
+
+    /// To the server, with more of ours or of the client's right behind it: a few bytes wait for those, so that the peer
+    /// is sent to, and woken, once.
+    fn gather_up(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > limits::GATHERED_BYTES_MAX {
+            return self.relay_up(bytes);
+        }
+        self.up.output.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The same to the client.
+    fn gather_down(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > limits::GATHERED_BYTES_MAX {
+            return self.relay_down(bytes);
+        }
+        self.down.output.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// To the server: at once if nothing waits before it.
@@ -635,7 +654,9 @@ fn write_pending(socket: &mut Socket, output: &mut Vec<u8>) -> io::Result<()> {
             },
         }
     };
-    if written > 0 {
+    if written == output.len() && output.capacity() <= limits::KEPT_OUTPUT_BYTES_MAX {
+        output.clear();
+    } else if written > 0 {
         *output = keep_rest(std::mem::take(output), written);
     }
     result

@@ -178,11 +178,16 @@ impl Request {
     /// Whether ReadyForQuery ends it.
     #[must_use]
     pub const fn ends_with_ready(&self) -> bool {
-        match self {
-            Self::Sync(_) | Self::Query(_) | Self::FunctionCall { .. } | Self::LateSync | Self::Rollback => true,
-            Self::Call { .. } | Self::Ended => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Sync(_)
+                | Self::Query(_)
+                | Self::FunctionCall { .. }
+                | Self::LateSync
+                | Self::Rollback
+                | Self::Call { .. }
+                | Self::Ended
+        )
     }
 }
 

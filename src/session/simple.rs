@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bump::{Audit, BumpTenant, Condition, Looks, Measured, One};
+use super::bump::{Audit, BumpTenant, Condition, Effect, Looks, Measured, One};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
@@ -293,35 +293,7 @@ impl Session {
             }
             Act::Write { effect, sure, leaves_no_trace_without_rows, .. } => {
                 out.events.push(Event::Statement(StatementClass::Write));
-                let audited = self.is_audited(statement, position.context);
-                let measured = self.measured(statement.scope.as_ref().filter(|_| !audited));
-                if audited {
-                    rewriter.before(start, &self.injector.measure_begin_sql(&measured));
-                }
-                let known = Arc::clone(&effect);
-                let bumps = [(effect, 1)];
-                let condition = if sure {
-                    Condition::Always
-                } else if position.fresh && leaves_no_trace_without_rows {
-                    Condition::IfWritten
-                } else {
-                    if !audited {
-                        rewriter.before(start, &self.injector.measure_begin_sql(&measured));
-                    }
-                    Condition::IfMoved
-                };
-                let relations = measured.relations().unwrap_or_default();
-                let keys = self.keys();
-                rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations, keys));
-                position.learns = One::of(&bumps)
-                    .filter(|one| {
-                        condition == Condition::Always && !keys.is_some_and(|keys| keys.has(one.tenant, one.domain))
-                    })
-                    .map(|one| one.key());
-                if audited {
-                    self.rewrite_audit(statement, &known, sure, rewriter);
-                }
-                position.fresh = false;
+                self.rewrite_write(statement, effect, (sure, leaves_no_trace_without_rows), rewriter, position);
             }
             Act::Measure(reason) | Act::MayCommit(reason) => {
                 let measured = self.measured_in(position, statement);
@@ -335,6 +307,44 @@ impl Session {
         if !alone {
             position.fresh &= position.context == Context::Implicit;
         }
+    }
+
+    fn rewrite_write(
+        &self,
+        statement: &Statement,
+        effect: Effect,
+        (sure, leaves_no_trace_without_rows): (bool, bool),
+        rewriter: &mut Rewriter<'_>,
+        position: &mut Position,
+    ) {
+        let (start, end) = statement.span;
+        let audited = self.is_audited(statement, position.context);
+        let measured = self.measured(statement.scope.as_ref().filter(|_| !audited));
+        if audited {
+            rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+        }
+        let known = Arc::clone(&effect);
+        let bumps = [(effect, 1)];
+        let condition = if sure {
+            Condition::Always
+        } else if position.fresh && leaves_no_trace_without_rows {
+            Condition::IfWritten
+        } else {
+            if !audited {
+                rewriter.before(start, &self.injector.measure_begin_sql(&measured));
+            }
+            Condition::IfMoved
+        };
+        let relations = measured.relations().unwrap_or_default();
+        let keys = self.keys();
+        rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations, keys));
+        position.learns = One::of(&bumps)
+            .filter(|one| condition == Condition::Always && !keys.is_some_and(|keys| keys.has(one.tenant, one.domain)))
+            .map(|one| one.key());
+        if audited {
+            self.rewrite_audit(statement, &known, sure, rewriter);
+        }
+        position.fresh = false;
     }
 
     fn rewrite_audit(
