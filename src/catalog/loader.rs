@@ -572,7 +572,7 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
         system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
         functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
         relations: with_triggers_and_cascades(client, &relations).await?,
-        bump_function: Some(client.query_one(BUMP_FUNCTION, &[]).await?.try_get(0)?),
+        bump_function: client.query_one(BUMP_FUNCTION, &[]).await?.try_get(0)?,
         own_equality: client.query_one(OWN_EQUALITY, &[]).await?.try_get(0)?,
         type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
@@ -592,7 +592,9 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
 
 const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
-const BUMP_FUNCTION: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid";
+/// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
+const BUMP_FUNCTION: &str = "SELECT CASE WHEN current_setting('server_version_num')::int < 180000 \
+     THEN 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid END";
 const TYPE_CHECKS: &str = include_str!("types.sql");
 const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
 const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset";

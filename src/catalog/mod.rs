@@ -197,7 +197,8 @@ pub struct Catalog {
     pub reach: HashMap<String, Reach>,
     /// Functions of the system that run SQL which they are given.
     pub unsafe_system_oids: HashSet<u32>,
-    /// `turbo.fn_bump_one`, where the server can be asked by FunctionCall: it is PostgreSQL itself, no pooler.
+    /// `turbo.fn_bump_one`, where the server can be asked by FunctionCall: it is PostgreSQL itself, no pooler, and
+    /// older than 18.
     pub bump_function: Option<u32>,
     /// Functions that may be called through FunctionCall, by OID, without leading to a write.
     pub harmless_oids: HashSet<u32>,

@@ -461,8 +461,8 @@ impl Session {
         ServerStep::Drop
     }
 
-    /// A bump by FunctionCall has ended; the Sync behind it is the next request. Whether the unit ended with it: since
-    /// PostgreSQL 18 it does not end the implicit block that it finds, but Sync does.
+    /// A bump by FunctionCall has ended; the Sync behind it is the next request. Whether the unit ended with it: a server
+    /// that does not end it says so, and Sync does.
     fn on_call_ready(
         &mut self,
         status: TransactionStatus,

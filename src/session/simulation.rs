@@ -95,7 +95,7 @@ pub struct Model {
     buffer: Vec<Message>,
     pub sent: VecDeque<Message>,
     pub received: Vec<Message>,
-    /// As PostgreSQL 18: FunctionCall does not end it.
+    /// FunctionCall does not end it, and says so.
     pub keeps_implicit_block: bool,
 }
 
@@ -121,7 +121,7 @@ impl Model {
         }
     }
 
-    /// One seed of three has PostgreSQL 18.
+    /// One seed of three has a server whose FunctionCall leaves the implicit transaction to Sync.
     pub fn of(seed: u64) -> Self {
         Self { keeps_implicit_block: seed % 3 == 2, ..Self::new() }
     }
@@ -364,7 +364,7 @@ impl Model {
         }
     }
 
-    /// Only we call functions. Ends the implicit transaction, but not since PostgreSQL 18.
+    /// Only we call functions.
     fn call(&mut self, body: &[u8]) {
         if self.block == Block::Failed {
             self.error("25P02");
