@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{ClientStep, Need, Output, ServerStep, Session, View};
+use crate::catalog::Catalog;
 use crate::effect::EffectSettings;
 use crate::effect::cache::Analyzer;
 use crate::effect::test_support::{catalog, check_fixture, fixture};
@@ -14,7 +15,8 @@ use crate::wire::frontend::{Bind, Parse, cstr};
 use crate::wire::notation::{self, words};
 
 const TOPICS: &[&str] = &[
-    "simple", "extended", "pipeline", "block", "error", "copy", "prepared", "measured", "alone", "versions", "settings",
+    "simple", "extended", "pipeline", "block", "error", "copy", "prepared", "measured", "alone", "versions",
+    "settings", "call",
 ];
 
 fn new_session() -> Session {
@@ -112,6 +114,7 @@ fn describe_message(kind: u8, body: &[u8]) -> String {
         b'C' => format!("Close({})", text(cstr(body).unwrap().0)),
         b'S' => "Sync".into(),
         b'H' => "Flush".into(),
+        b'F' => format!("FunctionCall({})", body[8..].escape_ascii()),
         other => format!("{}?", char::from(other)),
     }
 }
@@ -198,6 +201,10 @@ fn run(script: &str) -> String {
                     let _ = write!(text, "   C> (again) {message}\n{again}");
                 }
             }
+        } else if line == "! call" {
+            let catalog = Catalog { bump_function: Some(4242), ..catalog() };
+            let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
+            session.set_view(View { analyzer, fresh: true });
         } else if line == "! stale" {
             let view = View { fresh: false, ..session.view.clone() };
             session.set_view(view);

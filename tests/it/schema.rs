@@ -116,3 +116,26 @@ async fn the_contract_for_readers() {
     assert!(reader.execute("SELECT turbo.fn_fold(1)", &[]).await.is_err());
     env.stop().await;
 }
+
+/// Whoever may connect may insert into the log, whatever number of bumps: no version goes back, no fold fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_moves_a_version_back() {
+    let env = Env::new(Route::Direct).await;
+    env.direct("CREATE ROLE stranger; GRANT stranger TO postgres; SET ROLE stranger").await;
+    for (bumps, moves) in [("-7", 1), ("0", 1), ("9223372036854775807", 1_000_000), ("9223372036854775807", 1_000_000)]
+    {
+        let version = "SELECT turbo.fn_domain_version(NULL, 'plain')";
+        let read = async || env.direct.query_one(version, &[]).await.unwrap().get::<_, i64>(0);
+        let before = read().await;
+        env.direct(&format!("INSERT INTO turbo.tb_bump (domain, bumps) VALUES ('plain', {bumps})")).await;
+        assert_eq!(read().await - before, moves, "{bumps}");
+    }
+    let refused =
+        env.direct.batch_execute("INSERT INTO turbo.tb_bump (domain, bumps, xid) VALUES ('plain', 1, '1')").await;
+    assert_eq!(refused.unwrap_err().code().unwrap().code(), "42501");
+    let before: i64 = env.direct.query_one("SELECT turbo.fn_domain_version(NULL, 'plain')", &[]).await.unwrap().get(0);
+    env.direct("RESET ROLE; SELECT turbo.fn_fold(1000)").await;
+    let after: i64 = env.direct.query_one("SELECT turbo.fn_domain_version(NULL, 'plain')", &[]).await.unwrap().get(0);
+    assert_eq!((before, after), (2_000_002, 2_000_002));
+    env.stop().await;
+}
