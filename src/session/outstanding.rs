@@ -31,7 +31,7 @@ pub struct QueryRequest {
     /// That bump failed: end the block as the COMMIT would have.
     pub rollback_after: bool,
     /// CommandComplete of the client's last statement, until ours behind it has ended: the server
-    /// sends the last one of a text only after the commit.
+    /// sends the last one of a text only after the commit. Or RowDescription of a text that the server may refuse.
     pub withheld: Option<Vec<u8>>,
     /// Bump every domain so many times before its ReadyForQuery is forwarded.
     pub bump_all_after: u32,

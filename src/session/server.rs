@@ -26,6 +26,7 @@ impl Session {
         match message_type {
             backend::DATA_ROW if self.is_swallowing() => held,
             backend::FUNCTION_CALL_RESPONSE if self.calls() => held,
+            backend::ROW_DESCRIPTION if self.may_be_refused() => held,
             backend::ROW_DESCRIPTION => Need::Prefix,
             backend::COMMAND_COMPLETE
             | backend::ERROR_RESPONSE
@@ -44,6 +45,12 @@ impl Session {
             }
             _ => false,
         }
+    }
+
+    /// The oldest request is a text of ours that the server may still refuse, and nothing of it was shown.
+    fn may_be_refused(&self) -> bool {
+        let Some(Request::Query(query)) = self.outstanding.front() else { return false };
+        query.rewrite.as_ref().is_some_and(|rewrite| rewrite.alone) && !query.visible
     }
 
     fn has_rewrite_in_front(&self) -> bool {
@@ -74,7 +81,7 @@ impl Session {
             backend::ERROR_RESPONSE => self.on_error(body_bytes, body, out),
             _ if matches!(self.outstanding.front(), Some(Request::Rollback)) => ServerStep::Drop,
             _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => {
-                self.on_query_reply(message_type, body, out)
+                self.on_query_reply(message_type, body_bytes, body, out)
             }
             backend::FUNCTION_CALL_RESPONSE if self.calls() => self.on_call_result(body, out),
             _ => self.on_extended_reply(message_type, body),
@@ -83,6 +90,9 @@ impl Session {
 
     fn on_rows(&mut self, message_type: u8, body: &[u8], out: &mut Output) -> ServerStep {
         if !self.is_swallowing() {
+            if let Some(Request::Query(query)) = self.outstanding.front_mut() {
+                query.release(out);
+            }
             return ServerStep::Forward;
         }
         if message_type == backend::DATA_ROW {
@@ -112,7 +122,8 @@ impl Session {
         forward_with_position(query, backend::NOTICE_RESPONSE, body_bytes, body, out)
     }
 
-    fn on_query_reply(&mut self, message_type: u8, body: &[u8], out: &mut Output) -> ServerStep {
+    fn on_query_reply(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
+        let may_be_refused = self.may_be_refused() && body.len() == body_bytes;
         if matches!(self.outstanding.front(), Some(Request::Query(query)) if query.copy.is_some()) {
             return self.on_copy_query_reply(message_type, body);
         }
@@ -121,6 +132,11 @@ impl Session {
         match message_type {
             backend::ROW_DESCRIPTION if query.rewrite.is_some() && first_column_name(body) == Some(column) => {
                 query.swallowing = true;
+                return ServerStep::Drop;
+            }
+            // A SELECT may call what refuses a block; the server describes its rows before.
+            backend::ROW_DESCRIPTION if may_be_refused => {
+                query.withheld = Some(encode::message(message_type, body));
                 return ServerStep::Drop;
             }
             backend::COMMAND_COMPLETE if query.swallowing => {
@@ -357,6 +373,7 @@ impl Session {
                 fields.sqlstate == ACTIVE_SQL_TRANSACTION && fields.routine == PREVENTS_BLOCK && rewrite.alone;
             if in_ours || refuses || gone {
                 query.again = true;
+                query.withheld = None;
                 // What is refused a block runs unmeasured.
                 query.bump_all_after = u32::from(refuses);
                 return ServerStep::Drop;
@@ -606,7 +623,7 @@ impl Session {
 }
 
 impl QueryRequest {
-    /// Gives the client the command tag that was withheld.
+    /// Gives the client the command tag or the description of rows that was withheld.
     fn release(&mut self, out: &mut Output) {
         if let Some(tag) = self.withheld.take() {
             out.to_client.extend_from_slice(&tag);

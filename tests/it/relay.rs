@@ -51,6 +51,7 @@ fn scripts() -> Vec<(&'static str, Vec<u8>, usize)> {
         ("vacuum in a string", query("VACUUM tv_user; SELECT 1"), 1),
         ("concurrently", query("DROP INDEX CONCURRENTLY IF EXISTS nope"), 1),
         ("call that commits", query("CALL app.commits(7)"), 1),
+        ("a SELECT of what refuses a block", query("SELECT app.dynamic('VACUUM tv_plain')"), 1),
         ("call in a string", query("SELECT 1; CALL app.commits(7)"), 1),
         ("block", [query("BEGIN"), query(&insert), query("SELECT count(*) FROM tv_user"), query("COMMIT")].concat(), 4),
         (
