@@ -73,6 +73,12 @@ impl<'a> One<'a> {
         Key { tenant: self.tenant, domain: self.domain.into() }
     }
 
+    /// Whether the database need not look for it.
+    #[must_use]
+    pub fn is_known(&self, keys: Option<&KnownKeys>) -> bool {
+        keys.is_some_and(|keys| keys.has(self.tenant, self.domain))
+    }
+
     fn parameters<'b>(
         &'b self,
         tenant: Option<&'b str>,
@@ -313,7 +319,7 @@ impl Injector {
     pub fn bump(&self, bumps: &Bumps, condition: Condition, keys: Option<&KnownKeys>) -> Vec<u8> {
         if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
             let (tenant, statements) = (one.tenant.map(|tenant| tenant.to_string()), one.statements.to_string());
-            let known = keys.is_some_and(|keys| keys.has(one.tenant, one.domain));
+            let known = one.is_known(keys);
             return self.group_of(
                 "SELECT turbo.fn_bump_one($1, $2, $3, $4, $5, $6)",
                 &[UUID, TEXT, INT8, BOOL, TEXT, TEXT],
@@ -383,7 +389,7 @@ impl Injector {
                 one.tenant.map_or_else(|| "NULL".to_owned(), |tenant| format!("'{tenant}'")),
                 literal(one.domain),
                 one.statements,
-                keys.is_some_and(|keys| keys.has(one.tenant, one.domain)),
+                one.is_known(keys),
                 literal(condition.sql()),
                 literal(SUMMARY),
                 self.name

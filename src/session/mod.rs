@@ -524,7 +524,7 @@ impl Session {
             self.inject_bumps(&bumps, condition, out);
             return BeforeSync::Sync;
         };
-        let known = self.keys().is_some_and(|keys| keys.has(one.tenant, one.domain));
+        let known = one.is_known(self.keys());
         out.to_server.append(&mut Injector::call(function, &one, known, condition));
         self.outstanding.push(Request::Call { learns: (!known).then(|| one.key()), executed: false, sync_sent: false });
         BeforeSync::Call

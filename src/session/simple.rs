@@ -338,9 +338,8 @@ impl Session {
         let relations = measured.relations().unwrap_or_default();
         let keys = self.keys();
         rewriter.behind(end, &self.injector.bump_sql(&bumps, condition, relations, keys));
-        position.learns = One::of(&bumps)
-            .filter(|one| condition == Condition::Always && !keys.is_some_and(|keys| keys.has(one.tenant, one.domain)))
-            .map(|one| one.key());
+        position.learns =
+            One::of(&bumps).filter(|one| condition == Condition::Always && !one.is_known(keys)).map(|one| one.key());
         if audited {
             self.rewrite_audit(statement, &known, sure, rewriter);
         }
