@@ -30,7 +30,7 @@ SECONDS_EACH ?= 1
 REPETITIONS ?= 5
 bench: demo-tools
 	$(CARGO) build --release --locked
-	PATH="$$PATH:/usr/sbin" $(CARGO) run --release --locked --manifest-path benches/Cargo.toml --target-dir target/bench -- \
+	PATH="$$PATH:/usr/sbin" $(CARGO) run --release --locked --package turnstile-bench -- \
 		--seconds $(SECONDS_EACH) --repetitions $(REPETITIONS) $(if $(ONLY),--only "$(ONLY)" --results target/bench)
 
 ## Any bytes into framing, session or sql, guided by coverage: make fuzz TARGET=sql SECONDS=600
@@ -63,7 +63,6 @@ suites: demo-tools
 ## Format and lints, as errors.
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) fmt --manifest-path benches/Cargo.toml --check
 	$(CARGO) fmt --manifest-path tests/fuzz/Cargo.toml --check
 	for driver in sqlx tokio_postgres; do $(CARGO) fmt --manifest-path tests/suites/drivers/$$driver/Cargo.toml --check || exit 1; done
 	$(CARGO) clippy --workspace --locked --all-targets -- -D warnings
