@@ -1,14 +1,23 @@
-//! A load: threads that each speak to one server as fast as it answers, and note how long each answer took.
+//! A load: clients that each speak to one server as fast as it answers, a few on each thread as in pgbench, and note how
+//! long each answer took.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinSet;
+
+/// What one read of the socket takes at most, and one CopyData carries, in bytes.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// A server that answers nothing for so long fails the run.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How statements are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,37 +27,69 @@ pub enum Mode {
     Prepared,
 }
 
-/// What each client does again and again. `$1` in the text is a number below `numbers`, or the tenant of that number.
+impl Mode {
+    pub const ALL: [Self; 3] = [Self::Prepared, Self::Extended, Self::Simple];
+
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Simple => "simple",
+            Self::Extended => "extended",
+            Self::Prepared => "prepared",
+        }
+    }
+}
+
+/// What each client does again and again. `$1` in the statements is a number from 1 to `numbers`, or the tenant of that
+/// number.
 #[derive(Debug, Clone)]
 pub struct Load {
     pub name: String,
+    /// Part of quick runs.
+    pub quick: bool,
+    pub database: &'static str,
     pub mode: Mode,
     pub clients: usize,
-    pub sql: String,
+    /// One after the other; what is counted is the whole of them.
+    pub statements: Vec<String>,
     pub numbers: u32,
     /// The parameter is a tenant.
     pub tenants: bool,
-    /// Statements for one Sync.
-    pub pipeline: usize,
+    /// Statements for one Sync; each is counted.
+    pub pipeline: u32,
     /// At the start of each session.
     pub setup: String,
-    /// A connection for each statement.
+    /// A connection for each turn.
     pub reconnect: bool,
+    /// Bytes that a COPY FROM STDIN is given.
+    pub copied_bytes: usize,
 }
 
 impl Load {
     pub fn new(name: &str, mode: Mode, clients: usize, sql: &str) -> Self {
         Self {
             name: name.to_owned(),
+            quick: false,
+            database: "bench",
             mode,
             clients,
-            sql: sql.to_owned(),
+            statements: vec![sql.to_owned()],
             numbers: 100_000,
             tenants: false,
             pipeline: 1,
             setup: String::new(),
             reconnect: false,
+            copied_bytes: 0,
         }
+    }
+
+    pub fn in_quick(self) -> Self {
+        Self { quick: true, ..self }
+    }
+
+    /// With a table's name where the statements leave it open.
+    pub fn on(&self, table: &str) -> Self {
+        let statements = self.statements.iter().map(|sql| sql.replace("{table}", table)).collect();
+        Self { statements, ..self.clone() }
     }
 }
 
@@ -56,22 +97,37 @@ impl Load {
 #[derive(Debug)]
 pub struct Outcome {
     pub seconds: f64,
-    pub statements: u64,
+    pub count: u64,
+    /// Nanoseconds of one turn.
     pub latency: Histogram<u64>,
     /// By SQLSTATE.
     pub errors: BTreeMap<String, u64>,
 }
 
 impl Outcome {
-    pub fn per_second(&self) -> f64 {
-        self.statements as f64 / self.seconds
+    fn empty() -> anyhow::Result<Self> {
+        Ok(Self { seconds: 0.0, count: 0, latency: Histogram::new(3)?, errors: BTreeMap::new() })
+    }
+
+    fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.count += other.count;
+        self.latency.add(&other.latency)?;
+        for (code, count) in &other.errors {
+            *self.errors.entry(code.clone()).or_default() += count;
+        }
+        Ok(())
     }
 }
 
-struct Session {
+/// A connection that has logged in.
+pub struct Session {
     stream: TcpStream,
     input: Vec<u8>,
-    sent: Vec<u8>,
+    output: Vec<u8>,
+    /// ReadyForQuery messages that what was put into the output asks for.
+    asked: u32,
+    /// By SQLSTATE, since the last look.
+    errors: BTreeMap<String, u64>,
 }
 
 fn frame(output: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
@@ -82,37 +138,44 @@ fn frame(output: &mut Vec<u8>, kind: u8, parts: &[&[u8]]) {
 }
 
 impl Session {
-    fn open(port: u16, database: &str) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).with_context(|| format!("port {port}"))?;
+    pub async fn open(port: u16, database: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.with_context(|| format!("port {port}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let mut session = Self { stream, input: vec![0; 1 << 16], sent: Vec::new() };
+        let mut session = Self { stream, input: Vec::new(), output: Vec::new(), asked: 1, errors: BTreeMap::new() };
         let body = format!("\0\x03\0\0user\0postgres\0database\0{database}\0\0");
-        session.sent.extend(u32::try_from(body.len() + 4)?.to_be_bytes());
-        session.sent.extend(body.as_bytes());
-        session.exchange(&mut BTreeMap::new())?;
+        session.output.extend(u32::try_from(body.len() + 4)?.to_be_bytes());
+        session.output.extend(body.as_bytes());
+        session.exchange(0).await?;
+        session.check(database)?;
         Ok(session)
     }
 
-    /// Sends, and reads to ReadyForQuery.
-    fn exchange(&mut self, errors: &mut BTreeMap<String, u64>) -> anyhow::Result<()> {
-        self.stream.write_all(&self.sent)?;
-        self.sent.clear();
+    fn check(&mut self, what: &str) -> anyhow::Result<()> {
+        let errors = std::mem::take(&mut self.errors);
+        if errors.is_empty() { Ok(()) } else { bail!("{what}: {errors:?}") }
+    }
+
+    /// Sends what is to be sent, and reads to the last ReadyForQuery. A CopyInResponse is answered with so many bytes of rows.
+    async fn exchange(&mut self, copied_bytes: usize) -> anyhow::Result<()> {
+        self.stream.write_all(&self.output).await?;
+        self.output.clear();
+        self.input.resize(CHUNK_BYTES, 0);
         let (mut have, mut at) = (0, 0);
         loop {
             if have - at >= 5 {
                 let kind = self.input[at];
                 let length = u32::from_be_bytes(self.input[at + 1..at + 5].try_into()?) as usize + 1;
-                if kind == b'E' && have - at >= length {
-                    let body = &self.input[at + 5..at + length];
-                    let code = body.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"));
-                    *errors.entry(String::from_utf8_lossy(code.unwrap_or(b"?")).into_owned()).or_default() += 1;
-                }
                 if have - at >= length {
-                    at += length;
-                    if kind == b'Z' && at == have {
+                    match kind {
+                        b'E' => self.note_error(at + 5..at + length),
+                        b'G' => self.copy_in(copied_bytes).await?,
+                        b'Z' => self.asked -= 1,
+                        _ => {}
+                    }
+                    if self.asked == 0 {
                         return Ok(());
                     }
+                    at += length;
                     continue;
                 }
                 if length > self.input.len() {
@@ -122,7 +185,8 @@ impl Session {
             self.input.copy_within(at..have, 0);
             have -= at;
             at = 0;
-            let count = self.stream.read(&mut self.input[have..])?;
+            let read = tokio::time::timeout(ANSWER_TIMEOUT, self.stream.read(&mut self.input[have..]));
+            let count = read.await.context("no answer")??;
             if count == 0 {
                 bail!("the server closed");
             }
@@ -130,116 +194,240 @@ impl Session {
         }
     }
 
-    fn query(&mut self, sql: &str) -> anyhow::Result<()> {
-        frame(&mut self.sent, b'Q', &[sql.as_bytes(), b"\0"]);
-        let mut errors = BTreeMap::new();
-        self.exchange(&mut errors)?;
-        if errors.is_empty() { Ok(()) } else { bail!("{sql}: {errors:?}") }
+    fn note_error(&mut self, body: std::ops::Range<usize>) {
+        let code = self.input[body].split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"C"));
+        *self.errors.entry(String::from_utf8_lossy(code.unwrap_or(b"?")).into_owned()).or_default() += 1;
     }
 
-    fn prepare(&mut self, name: &str, sql: &str) {
-        frame(&mut self.sent, b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"]);
+    async fn copy_in(&mut self, bytes: usize) -> anyhow::Result<()> {
+        let mut rows = Vec::new();
+        let mut number = 0;
+        while rows.len() < CHUNK_BYTES - 128 {
+            number += 1;
+            rows.extend_from_slice(format!("{number}\t1\t0\t{:<84}\n", "").as_bytes());
+        }
+        let mut chunk = Vec::new();
+        frame(&mut chunk, b'd', &[&rows]);
+        for _ in 0..bytes.div_ceil(rows.len()) {
+            self.stream.write_all(&chunk).await?;
+        }
+        Ok(self.stream.write_all(b"c\0\0\0\x04").await?)
     }
 
-    fn run(&mut self, load: &Load, parameter: &str) {
-        match load.mode {
+    pub async fn query(&mut self, sql: &str) -> anyhow::Result<()> {
+        self.put_query(sql);
+        self.exchange(0).await?;
+        self.check(sql)
+    }
+
+    fn put_query(&mut self, sql: &str) {
+        frame(&mut self.output, b'Q', &[sql.as_bytes(), b"\0"]);
+        self.asked += 1;
+    }
+
+    fn parse(&mut self, name: &str, sql: &str) {
+        frame(&mut self.output, b'P', &[name.as_bytes(), b"\0", sql.as_bytes(), b"\0\0\0"]);
+    }
+
+    /// Prepares statement `s0`, `s1`, …
+    pub async fn prepare(&mut self, statements: &[String]) -> anyhow::Result<()> {
+        for (number, sql) in statements.iter().enumerate() {
+            self.parse(&format!("s{number}"), sql);
+        }
+        self.sync();
+        self.exchange(0).await?;
+        self.check("prepare")
+    }
+
+    pub fn sync(&mut self) {
+        frame(&mut self.output, b'S', &[]);
+        self.asked += 1;
+    }
+
+    /// Sends what waits, and reads to the last ReadyForQuery.
+    pub async fn flush(&mut self) -> anyhow::Result<()> {
+        self.exchange(0).await
+    }
+
+    /// Puts a statement into the output.
+    pub fn put(&mut self, mode: Mode, number: usize, sql: &str, parameter: Parameter) {
+        let statement = match mode {
             Mode::Simple => {
-                let value = if load.tenants { format!("'{parameter}'") } else { parameter.to_owned() };
-                frame(&mut self.sent, b'Q', &[load.sql.replace("$1", &value).as_bytes(), b"\0"]);
+                self.put_query(&parameter.inside(sql));
                 return;
             }
-            Mode::Extended => self.prepare("", &load.sql),
-            Mode::Prepared => {}
-        }
-        let statement: &[u8] = if load.mode == Mode::Prepared { b"s\0" } else { b"\0" };
-        if load.sql.contains("$1") {
-            let length = u32::try_from(parameter.len()).expect("short").to_be_bytes();
-            let parts = [b"\0", statement, b"\0\0\0\x01", &length, parameter.as_bytes(), b"\0\0"];
-            frame(&mut self.sent, b'B', &parts);
+            Mode::Extended => {
+                self.parse("", sql);
+                "\0".to_owned()
+            }
+            Mode::Prepared => format!("s{number}\0"),
+        };
+        if sql.contains("$1") {
+            let value = parameter.text();
+            let length = u32::try_from(value.len()).expect("short").to_be_bytes();
+            let parts = [b"\0", statement.as_bytes(), b"\0\0\0\x01", &length, value.as_bytes(), b"\0\0"];
+            frame(&mut self.output, b'B', &parts);
         } else {
-            frame(&mut self.sent, b'B', &[b"\0", statement, b"\0\0\0\0\0\0"]);
+            frame(&mut self.output, b'B', &[b"\0", statement.as_bytes(), b"\0\0\0\0\0\0"]);
         }
-        frame(&mut self.sent, b'D', &[b"P\0"]);
-        frame(&mut self.sent, b'E', &[b"\0\0\0\0\0"]);
+        frame(&mut self.output, b'D', &[b"P\0"]);
+        frame(&mut self.output, b'E', &[b"\0\0\0\0\0"]);
     }
 }
 
-fn tenant(number: u32) -> String {
-    format!("00000000-0000-0000-0000-{number:012}")
+/// The value of `$1`.
+#[derive(Debug, Clone, Copy)]
+pub enum Parameter {
+    Number(u32),
+    Tenant(u32),
 }
 
-/// One statement, outside of any measurement.
+impl Parameter {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Tenant(number) => format!("00000000-0000-0000-0000-{number:012}"),
+        }
+    }
+
+    fn inside(self, sql: &str) -> String {
+        match self {
+            Self::Number(_) => sql.replace("$1", &self.text()),
+            Self::Tenant(_) => sql.replace("$1", &format!("'{}'", self.text())),
+        }
+    }
+}
+
+/// An event loop on this thread.
+pub fn event_loop() -> anyhow::Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+/// One text, outside of any measurement.
 pub fn once(port: u16, database: &str, sql: &str) -> anyhow::Result<()> {
-    Session::open(port, database)?.query(sql)
+    event_loop()?.block_on(async { Session::open(port, database).await?.query(sql).await })
 }
 
-/// Connections that do nothing.
-pub fn idle(port: u16, database: &str, count: usize) -> anyhow::Result<Vec<TcpStream>> {
-    (0..count).map(|_| Ok(Session::open(port, database)?.stream)).collect()
+/// Connections that do nothing, with the event loop that they belong to.
+pub fn idle(port: u16, database: &str, count: usize) -> anyhow::Result<(Runtime, Vec<Session>)> {
+    let runtime = event_loop()?;
+    let sessions = runtime.block_on(async {
+        let mut sessions = Vec::new();
+        for number in 0..count {
+            sessions.push(Session::open(port, database).await.with_context(|| format!("connection {number}"))?);
+        }
+        anyhow::Ok(sessions)
+    })?;
+    Ok((runtime, sessions))
 }
 
-/// Runs a load for a while.
-pub fn run(load: &Load, port: u16, database: &str, duration: Duration) -> anyhow::Result<Outcome> {
-    let stop = AtomicBool::new(false);
-    let start = Instant::now();
-    let parts: Vec<anyhow::Result<_>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..load.clients)
-            .map(|number| {
-                let stop = &stop;
-                scope.spawn(move || client(load, port, database, stop, number))
+/// Runs a load for a while. `meter` is read when all clients are ready, and at the end; its difference comes back.
+pub fn run<const N: usize>(
+    load: &Load,
+    port: u16,
+    duration: Duration,
+    meter: impl Fn() -> [f64; N],
+) -> anyhow::Result<(Outcome, [f64; N])> {
+    let load = Arc::new(load.clone());
+    let threads = thread::available_parallelism()?.get().min(load.clients);
+    let begin = Barrier::new(threads + 1);
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads)
+            .map(|thread| {
+                let numbers = (thread..load.clients).step_by(threads).collect::<Vec<_>>();
+                let (load, begin) = (Arc::clone(&load), &begin);
+                scope.spawn(move || several(&load, port, &numbers, begin, duration))
             })
             .collect();
-        thread::sleep(duration);
-        stop.store(true, Ordering::Relaxed);
-        threads.into_iter().map(|thread| thread.join().expect("a client panicked")).collect()
-    });
-    let seconds = start.elapsed().as_secs_f64();
-    let mut all = Outcome { seconds, statements: 0, latency: Histogram::new(3)?, errors: BTreeMap::new() };
-    for part in parts {
-        let (count, latency, errors) = part.with_context(|| format!("load {}", load.name))?;
-        all.statements += count;
-        all.latency.add(latency)?;
-        errors.into_iter().for_each(|(code, count)| *all.errors.entry(code).or_default() += count);
-    }
-    Ok(all)
+        begin.wait();
+        let (before, start) = (meter(), Instant::now());
+        let mut all = Outcome::empty()?;
+        for thread in threads {
+            let part = thread.join().expect("a client panicked").with_context(|| format!("load {}", load.name))?;
+            all.add(&part)?;
+        }
+        all.seconds = start.elapsed().as_secs_f64();
+        let mut spent = meter();
+        spent.iter_mut().zip(before).for_each(|(after, before)| *after -= before);
+        Ok((all, spent))
+    })
 }
 
-type Part = (u64, Histogram<u64>, BTreeMap<String, u64>);
+/// The clients of one thread.
+fn several(
+    load: &Arc<Load>,
+    port: u16,
+    numbers: &[usize],
+    begin: &Barrier,
+    duration: Duration,
+) -> anyhow::Result<Outcome> {
+    let runtime = event_loop()?;
+    let opened = runtime.block_on(async {
+        let mut sessions = Vec::new();
+        for number in numbers {
+            sessions.push((*number, prepared(load, port).await?));
+        }
+        anyhow::Ok(sessions)
+    });
+    begin.wait();
+    let deadline = Instant::now() + duration;
+    runtime.block_on(async {
+        let mut clients = JoinSet::new();
+        for (number, session) in opened? {
+            clients.spawn(client(Arc::clone(load), port, session, number, deadline));
+        }
+        let mut all = Outcome::empty()?;
+        while let Some(part) = clients.join_next().await {
+            all.add(&part??)?;
+        }
+        Ok(all)
+    })
+}
 
-fn client(load: &Load, port: u16, database: &str, stop: &AtomicBool, number: usize) -> anyhow::Result<Part> {
-    let mut latency = Histogram::<u64>::new(3)?;
-    let mut errors = BTreeMap::new();
-    let mut count = 0;
-    let mut random = 0x9e37_79b9_u32.wrapping_mul(u32::try_from(number)? + 1) | 1;
-    let mut session = Session::open(port, database)?;
+async fn prepared(load: &Load, port: u16) -> anyhow::Result<Session> {
+    let mut session = Session::open(port, load.database).await?;
     if !load.setup.is_empty() {
-        session.query(&load.setup)?;
+        session.query(&load.setup).await?;
     }
     if load.mode == Mode::Prepared {
-        session.prepare("s", &load.sql);
-        frame(&mut session.sent, b'S', &[]);
-        session.exchange(&mut errors)?;
+        session.prepare(&load.statements).await?;
     }
-    while !stop.load(Ordering::Relaxed) {
-        for _ in 0..load.pipeline {
-            random ^= random << 13;
-            random ^= random >> 17;
-            random ^= random << 5;
-            let below = random % load.numbers + 1;
-            let parameter = if load.tenants { tenant(below) } else { below.to_string() };
-            session.run(load, &parameter);
-        }
-        if load.mode != Mode::Simple {
-            frame(&mut session.sent, b'S', &[]);
-        }
+    Ok(session)
+}
+
+async fn client(
+    load: Arc<Load>,
+    port: u16,
+    mut session: Session,
+    number: usize,
+    deadline: Instant,
+) -> anyhow::Result<Outcome> {
+    let mut outcome = Outcome::empty()?;
+    let mut random = 0x9e37_79b9_u32.wrapping_mul(u32::try_from(number)? + 1) | 1;
+    loop {
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
         let start = Instant::now();
-        if load.reconnect {
-            session = Session::open(port, database)?;
-            session.run(load, "1");
+        if start >= deadline && outcome.count > 0 {
+            outcome.errors = std::mem::take(&mut session.errors);
+            return Ok(outcome);
         }
-        session.exchange(&mut errors)?;
-        latency.record(u64::try_from(start.elapsed().as_nanos())?)?;
-        count += load.pipeline as u64;
+        if load.reconnect {
+            session = Session::open(port, load.database).await?;
+        }
+        for (at, sql) in load.statements.iter().enumerate() {
+            for step in 0..load.pipeline {
+                let below = random.wrapping_add(step) % load.numbers + 1;
+                let parameter = if load.tenants { Parameter::Tenant(below) } else { Parameter::Number(below) };
+                session.put(load.mode, at, sql, parameter);
+            }
+            if load.mode != Mode::Simple {
+                session.sync();
+            }
+            session.exchange(load.copied_bytes).await?;
+        }
+        outcome.latency.record(u64::try_from(start.elapsed().as_nanos())?)?;
+        outcome.count += u64::from(load.pipeline);
     }
-    Ok((count, latency, errors))
 }

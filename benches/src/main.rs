@@ -4,50 +4,87 @@
 mod client;
 mod contenders;
 mod loads;
+mod plots;
+mod reads;
 mod report;
+mod targets;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use turnstile::embedded::{Cluster, ClusterOptions};
 
-use client::{Load, Outcome};
-use contenders::Contender;
-use loads::{BUMPS_SCHEMA, Way, bump_loads, relay_loads, ways};
-use report::{Figure, Report};
+use client::Load;
+use contenders::{Contender, HAPROXY, PGBOUNCER, PGBOUNCER_TRANSACTION, TURNSTILE, prepares, server_cpu};
+use loads::{BUMPS_SCHEMA, WAYS, bump_loads, durable_loads, relay_loads};
+use report::{Figure, Report, Run};
 
-const IDLE_CONNECTIONS: usize = 500;
+const IDLE_CONNECTIONS: usize = 2_000;
+
+/// Rows that each table has at the beginning of each run.
+const ROWS_AT_FIRST: u32 = 1_000;
 
 struct Options {
+    quick: bool,
     seconds: f64,
     repetitions: usize,
     only: Option<String>,
     turnstile: PathBuf,
+    pgbouncer: String,
     results: PathBuf,
 }
 
 fn options() -> anyhow::Result<Options> {
     let mut options = Options {
+        quick: false,
         seconds: 1.0,
         repetitions: 5,
         only: None,
         turnstile: "target/release/turnstile".into(),
+        pgbouncer: "pgbouncer".to_owned(),
         results: "benches".into(),
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
+        if flag == "--quick" {
+            options.quick = true;
+            continue;
+        }
         let value = arguments.next().with_context(|| format!("{flag} needs a value"))?;
         match flag.as_str() {
             "--seconds" => options.seconds = value.parse()?,
             "--repetitions" => options.repetitions = value.parse()?,
             "--only" => options.only = Some(value),
             "--turnstile" => options.turnstile = value.into(),
+            "--pgbouncer" => options.pgbouncer = value,
             "--results" => options.results = value.into(),
-            _ => bail!("unknown option {flag}: --seconds, --repetitions, --only, --turnstile, --results"),
+            _ => bail!(
+                "unknown option {flag}: --quick, --seconds, --repetitions, --only, --turnstile, --pgbouncer, --results"
+            ),
         }
     }
     Ok(options)
+}
+
+impl Options {
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    fn wants(&self, what: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| what.contains(only.as_str()))
+    }
+
+    fn chosen(&self, loads: Vec<Load>) -> Vec<Load> {
+        loads.into_iter().filter(|load| self.wants(&load.name) && (load.quick || !self.quick)).collect()
+    }
+
+    fn words(&self) -> String {
+        let mode = if self.quick { "quick" } else { "full" };
+        format!("{mode}: {} repetitions of {} s", self.repetitions, self.seconds)
+    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,41 +95,58 @@ fn main() -> anyhow::Result<()> {
         return contenders::relay(listen.parse()?, server.parse()?);
     }
     let options = options()?;
-    let settings = [
-        "fsync = off",
-        "max_connections = 1200",
-        "shared_buffers = 256MB",
-        "autovacuum = off",
-        "unix_socket_directories = '/tmp'",
-    ];
-    let settings = settings.iter().map(ToString::to_string).collect();
-    let cluster = Cluster::start(&ClusterOptions { settings, ..ClusterOptions::default() })?;
-    let server = cluster.port();
-    client::once(server, "postgres", "CREATE DATABASE bench")?;
-    client::once(server, "bench", loads::RELAY_SCHEMA)?;
-    let contenders = start(server, &options.turnstile)?;
-    client::once(server, "bench", BUMPS_SCHEMA)?;
-    // The catalog is read at least once a second.
-    std::thread::sleep(Duration::from_millis(1_500));
-    let mut report = Report::new(&options.turnstile, server)?;
-    relay(&options, &contenders, &mut report)?;
-    idle(&options, &contenders, &mut report)?;
-    bumps(&options, &contenders, server, &mut report)?;
+    let server = Server::start("fsync = off")?;
+    let mut report = Report::new(&options.turnstile, &options.pgbouncer, server.cluster.port(), &options.words())?;
+    relay(&options, &server, &mut report)?;
+    idle(&options, &server, &mut report)?;
+    bumps(&options, &server, ("bump", bump_loads()), &mut report)?;
+    reads(&options, &server, &mut report)?;
+    drop(server);
+    let durable = options.chosen(durable_loads());
+    if !durable.is_empty() {
+        bumps(&options, &Server::start("fsync = on")?, ("durable", durable), &mut report)?;
+    }
     report.write(&options.results)
 }
 
-fn start(server: u16, turnstile: &Path) -> anyhow::Result<Vec<Contender>> {
-    let tcp = format!("postgres://postgres@127.0.0.1:{server}");
-    let unix = format!("postgres://postgres@%2Ftmp:{server}");
-    let mut contenders = vec![Contender::direct(server)];
+/// A cluster with the tables of all loads.
+struct Server {
+    cluster: Cluster,
+    postmaster: u32,
+}
+
+impl Server {
+    fn start(setting: &str) -> anyhow::Result<Self> {
+        let settings =
+            [setting, "max_connections = 2300", "shared_buffers = 512MB", "max_wal_size = 8GB", "autovacuum = off"];
+        let settings = settings.iter().map(ToString::to_string).collect();
+        let cluster = Cluster::start(&ClusterOptions { settings, ..ClusterOptions::default() })?;
+        client::once(cluster.port(), "postgres", "CREATE DATABASE bench")?;
+        client::once(cluster.port(), "bench", loads::RELAY_SCHEMA)?;
+        client::once(cluster.port(), "bench", BUMPS_SCHEMA)?;
+        let postmaster = cluster.postmaster().context("no postmaster.pid")?;
+        Ok(Self { cluster, postmaster })
+    }
+
+    fn socket_url(&self, database: &str) -> String {
+        let folder = self.cluster.socket_dir().display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{folder}:{}/{database}", self.cluster.port())
+    }
+}
+
+fn contenders(options: &Options, server: &Server) -> anyhow::Result<Vec<Contender>> {
+    let port = server.cluster.port();
+    let program = options.pgbouncer.as_str();
+    let turnstile = |name, url: &str| Contender::turnstile(name, &options.turnstile, url);
     let wanted = [
-        ("PgBouncer, session", Contender::pgbouncer("PgBouncer, session", server, "session")),
-        ("PgBouncer, transaction", Contender::pgbouncer("PgBouncer, transaction", server, "transaction")),
-        ("HAProxy", Contender::haproxy(server)),
-        ("blind relay", Contender::blind(server)),
-        ("Turnstile", Contender::turnstile("Turnstile", turnstile, &tcp, "bench")),
-        ("Turnstile, unix socket", Contender::turnstile("Turnstile, unix socket", turnstile, &unix, "bench")),
+        (PGBOUNCER, Contender::pgbouncer(PGBOUNCER, program, port, "session")),
+        (PGBOUNCER_TRANSACTION, Contender::pgbouncer(PGBOUNCER_TRANSACTION, program, port, "transaction")),
+        (HAPROXY, Contender::haproxy(port)),
+        ("blind relay", Contender::blind(port)),
+        (TURNSTILE, turnstile(TURNSTILE, &server.cluster.url("bench"))),
+        ("Turnstile, unix socket", turnstile("Turnstile, unix socket", &server.socket_url("bench"))),
     ];
+    let mut contenders = vec![Contender::direct(port)];
     for (name, contender) in wanted {
         contenders.push(contender.with_context(|| {
             format!("cannot start {name} (PgBouncer and HAProxy: Debian packages pgbouncer and haproxy)")
@@ -101,72 +155,132 @@ fn start(server: u16, turnstile: &Path) -> anyhow::Result<Vec<Contender>> {
     Ok(contenders)
 }
 
-fn chosen(options: &Options, load: &Load) -> bool {
-    options.only.as_ref().is_none_or(|only| load.name.contains(only.as_str()))
-}
-
-/// Whether a contender can run a load at all.
-fn can(contender: &Contender, load: &Load) -> bool {
-    // Prepared statements in transaction mode need a newer PgBouncer than distributions have.
-    !(contender.name == "PgBouncer, transaction" && load.mode == client::Mode::Prepared)
-}
-
-fn relay(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
-    for load in relay_loads().iter().filter(|load| chosen(options, load)) {
-        let able: Vec<&Contender> = contenders.iter().filter(|contender| can(contender, load)).collect();
-        let mut runs: Vec<Vec<(Outcome, f64)>> = able.iter().map(|_| Vec::new()).collect();
-        for repetition in 0..options.repetitions {
-            for turn in 0..able.len() {
-                let at = (turn + repetition) % able.len();
-                let cpu = able[at].cpu();
-                let outcome = client::run(load, able[at].port, "bench", Duration::from_secs_f64(options.seconds))?;
-                runs[at].push((outcome, able[at].cpu() - cpu));
-            }
-        }
-        for (at, contender) in able.iter().enumerate() {
-            report.add(Figure::new("relay", &load.name, contender.name, &runs[at], &runs[0]));
+/// Runs all by turns, beginning with another each time.
+fn by_turns(
+    repetitions: usize,
+    count: usize,
+    mut run: impl FnMut(usize) -> anyhow::Result<Run>,
+) -> anyhow::Result<Vec<Vec<Run>>> {
+    let mut runs: Vec<Vec<Run>> = (0..count).map(|_| Vec::new()).collect();
+    for repetition in 0..repetitions {
+        for turn in 0..count {
+            let at = (turn + repetition) % count;
+            runs[at].push(run(at)?);
         }
     }
-    Ok(())
+    Ok(runs)
 }
 
-fn idle(options: &Options, contenders: &[Contender], report: &mut Report) -> anyhow::Result<()> {
-    if options.only.as_ref().is_some_and(|only| !"idle".contains(only.as_str())) {
+fn relay(options: &Options, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    let loads = options.chosen(relay_loads());
+    if loads.is_empty() {
         return Ok(());
     }
-    for contender in contenders.iter().skip(1) {
-        let before = contender.memory();
-        let connections = client::idle(contender.port, "bench", IDLE_CONNECTIONS)?;
-        let bytes = (contender.memory() - before) / connections.len() as f64;
-        report.idle(contender.name, bytes / 1024.0);
+    let contenders = contenders(options, server)?;
+    // Prepared statements in transaction mode need PgBouncer 1.21.
+    let refuses = |contender: &Contender, load: &Load| {
+        contender.name == PGBOUNCER_TRANSACTION && load.mode == client::Mode::Prepared && !prepares(&options.pgbouncer)
+    };
+    for load in &loads {
+        let able: Vec<&Contender> = contenders.iter().filter(|contender| !refuses(contender, load)).collect();
+        let runs = by_turns(options.repetitions, able.len(), |at| {
+            let meter = || [able[at].cpu(), server_cpu(server.postmaster)];
+            let (outcome, spent) = client::run(load, able[at].port, options.duration(), meter)?;
+            Ok(Run::new(outcome, spent))
+        })?;
+        report.add(
+            able.iter()
+                .zip(runs)
+                .map(|(contender, runs)| Figure {
+                    group: "relay",
+                    load: load.name.clone(),
+                    contender: contender.name,
+                    control: contenders::DIRECT,
+                    runs,
+                })
+                .collect(),
+        );
     }
     Ok(())
 }
 
-fn bumps(options: &Options, contenders: &[Contender], server: u16, report: &mut Report) -> anyhow::Result<()> {
-    let through = contenders.iter().find(|contender| contender.name == "Turnstile").context("no Turnstile")?.port;
-    let ways = ways(server, through);
-    for load in bump_loads().iter().filter(|load| chosen(options, load)) {
-        let mut runs: Vec<Vec<(Outcome, f64)>> = ways.iter().map(|_| Vec::new()).collect();
-        for repetition in 0..options.repetitions {
-            for turn in 0..ways.len() {
-                let at = (turn + repetition) % ways.len();
-                let Way { table, port, .. } = ways[at];
-                client::once(server, "bench", &format!("TRUNCATE {table}; SELECT {}(1)", "fill_".to_owned() + table))?;
-                let load = Load { sql: load.sql.replace("{table}", table), ..load.clone() };
-                let outcome = client::run(&load, port, "bench", Duration::from_secs_f64(options.seconds))?;
-                runs[at].push((outcome, 0.0));
-            }
+fn idle(options: &Options, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    if !options.wants("idle") {
+        return Ok(());
+    }
+    for contender in contenders(options, server)?.iter().skip(1) {
+        let before = contender.memory();
+        let (_runtime, sessions) = client::idle(contender.port, "bench", IDLE_CONNECTIONS)?;
+        let kibibytes = (contender.memory() - before) / sessions.len() as f64 / 1024.0;
+        println!("| idle connection | {} | {kibibytes:.1} KiB |", contender.name);
+        report.idle.push((contender.name, kibibytes));
+    }
+    Ok(())
+}
+
+/// A Turnstile that serves every database with tracked tables.
+fn turnstile(options: &Options, server: &Server) -> anyhow::Result<Contender> {
+    for (database, tables) in loads::TRACKED {
+        let port = server.cluster.port();
+        client::once(port, "postgres", &format!("DROP DATABASE IF EXISTS {database}"))?;
+        client::once(port, "postgres", &format!("CREATE DATABASE {database}"))?;
+        client::once(port, database, &loads::tracked_schema(tables))?;
+        let install = Command::new(&options.turnstile)
+            .args(["install", "--server", &server.cluster.url(database)])
+            .output()
+            .context("turnstile install")?;
+        if !install.status.success() {
+            bail!("turnstile install: {}", String::from_utf8_lossy(&install.stderr));
         }
-        for (at, way) in ways.iter().enumerate() {
-            // Through Turnstile, the control is the same statement through Turnstile on a table it does not track.
-            let control =
-                if way.port == through { ways.iter().position(|other| other.name == loads::UNTRACKED) } else { None };
-            report.add(Figure::new("bump", &load.name, way.name, &runs[at], &runs[control.unwrap_or(0)]));
-            if control.is_some() && way.name != loads::UNTRACKED {
-                report.add(Figure::new("bump", &load.name, "Turnstile / direct", &runs[at], &runs[0]));
-            }
-        }
+    }
+    Contender::turnstile(TURNSTILE, &options.turnstile, &server.cluster.url("bench"))
+}
+
+fn bumps(
+    options: &Options,
+    server: &Server,
+    (group, loads): (&'static str, Vec<Load>),
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let loads = options.chosen(loads);
+    if loads.is_empty() {
+        return Ok(());
+    }
+    let turnstile = turnstile(options, server)?;
+    let direct = server.cluster.port();
+    for load in loads {
+        let runs = by_turns(options.repetitions, WAYS.len(), |at| {
+            let way = WAYS[at];
+            let fill = format!("TRUNCATE {0}; SELECT fill_{0}({ROWS_AT_FIRST})", way.table);
+            client::once(direct, load.database, &fill)?;
+            let port = if way.through { turnstile.port } else { direct };
+            let cpu = || if way.through { turnstile.cpu() } else { 0.0 };
+            let meter = || [cpu(), server_cpu(server.postmaster)];
+            let (outcome, spent) = client::run(&load.on(way.table), port, options.duration(), meter)?;
+            Ok(Run::new(outcome, spent))
+        })?;
+        let figures = WAYS.iter().zip(runs).map(|(way, runs)| Figure {
+            group,
+            load: load.name.clone(),
+            contender: way.name,
+            control: way.control,
+            runs,
+        });
+        report.add(figures.collect());
+    }
+    Ok(())
+}
+
+fn reads(options: &Options, server: &Server, report: &mut Report) -> anyhow::Result<()> {
+    if !options.wants("reads") {
+        return Ok(());
+    }
+    let turnstile = Contender::turnstile(TURNSTILE, &options.turnstile, &server.cluster.url("bench"))?;
+    // Each part as long as all repetitions of another load, but a full run holds its snapshot for minutes.
+    let length = if options.quick { options.duration() * 5 } else { Duration::from_secs(45) };
+    report.reads = reads::run(server.cluster.port(), turnstile.port, "bench", length)?;
+    for part in &report.reads {
+        println!("| reads | {} | {:.0} bumps/s | {:.0?} µs |", part.name, part.bumps_per_second, part.latency);
     }
     Ok(())
 }

@@ -1,72 +1,87 @@
-//! Tables, the list of targets, and pictures.
+//! Figures, and the tables of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use plotters::prelude::*;
-
 use crate::client::Outcome;
+use crate::reads;
+use crate::targets::targets;
 
-/// One contender's result in one load.
-#[derive(Debug, Clone)]
-pub struct Figure {
-    pub group: &'static str,
-    pub load: String,
-    pub contender: String,
+/// One run of one contender.
+#[derive(Debug)]
+pub struct Run {
     pub per_second: f64,
-    /// To the control: median, 25th and 75th percentile over the repetitions.
-    pub ratio: [f64; 3],
     /// Microseconds: p50, p99, p99.9.
     pub latency: [f64; 3],
-    /// CPU milliseconds of the contender's process for 1,000 statements.
+    /// CPU microseconds of the contender's process for one.
     pub cpu: f64,
+    /// The same of the server.
+    pub server_cpu: f64,
     pub errors: BTreeMap<String, u64>,
 }
 
-fn quantile(values: &[f64], at: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted[((sorted.len() - 1) as f64 * at).round() as usize]
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    quantile(&values.collect::<Vec<_>>(), 0.5)
-}
-
-impl Figure {
-    pub fn new(
-        group: &'static str,
-        load: &str,
-        name: &str,
-        runs: &[(Outcome, f64)],
-        control: &[(Outcome, f64)],
-    ) -> Self {
-        let pairs = runs.iter().zip(control);
-        let ratios: Vec<f64> = pairs.map(|((own, _), (other, _))| own.per_second() / other.per_second()).collect();
-        let latency = |at| median(runs.iter().map(|(run, _)| run.latency.value_at_quantile(at) as f64 / 1e3));
-        let mut errors = BTreeMap::new();
-        for (code, count) in runs.iter().flat_map(|(run, _)| &run.errors) {
-            *errors.entry(code.clone()).or_insert(0) += count;
-        }
+impl Run {
+    /// `cpu`: seconds of the contender and of the server.
+    pub fn new(outcome: Outcome, cpu: [f64; 2]) -> Self {
+        let each = |seconds: f64| seconds * 1e6 / outcome.count.max(1) as f64;
         Self {
-            group,
-            load: load.to_owned(),
-            contender: name.to_owned(),
-            per_second: median(runs.iter().map(|(run, _)| run.per_second())),
-            ratio: [quantile(&ratios, 0.5), quantile(&ratios, 0.25), quantile(&ratios, 0.75)],
-            latency: [latency(0.5), latency(0.99), latency(0.999)],
-            cpu: median(runs.iter().map(|(run, cpu)| cpu * 1e6 / run.statements.max(1) as f64)),
-            errors,
+            per_second: outcome.count as f64 / outcome.seconds,
+            latency: [0.5, 0.99, 0.999].map(|at| outcome.latency.value_at_quantile(at) as f64 / 1e3),
+            cpu: each(cpu[0]),
+            server_cpu: each(cpu[1]),
+            errors: outcome.errors,
         }
     }
 }
 
+/// One contender's results in one load: a run for each repetition.
+#[derive(Debug)]
+pub struct Figure {
+    pub group: &'static str,
+    pub load: String,
+    pub contender: &'static str,
+    /// Whose runs of the same load its own are compared to.
+    pub control: &'static str,
+    pub runs: Vec<Run>,
+}
+
+/// Median, 25th and 75th percentile.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread(pub f64, pub f64, pub f64);
+
+impl Spread {
+    pub fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        let at = |part: f64| sorted[(last as f64 * part).round() as usize];
+        Some(Self(at(0.5), at(0.25), at(0.75)))
+    }
+}
+
+impl Figure {
+    fn median(&self, value: impl Fn(&Run) -> f64) -> f64 {
+        Spread::of(self.runs.iter().map(value)).map_or(0.0, |spread| spread.0)
+    }
+
+    fn errors(&self) -> BTreeMap<&str, u64> {
+        let mut errors = BTreeMap::new();
+        for (code, count) in self.runs.iter().flat_map(|run| &run.errors) {
+            *errors.entry(code.as_str()).or_insert(0) += count;
+        }
+        errors
+    }
+}
+
+/// All that was measured.
 pub struct Report {
     head: String,
-    figures: Vec<Figure>,
-    idle: Vec<(String, f64)>,
+    pub figures: Vec<Figure>,
+    /// Contender, KiB of an idle connection.
+    pub idle: Vec<(&'static str, f64)>,
+    pub reads: Vec<reads::Part>,
 }
 
 fn output(program: &str, arguments: &[&str]) -> String {
@@ -75,7 +90,8 @@ fn output(program: &str, arguments: &[&str]) -> String {
 }
 
 impl Report {
-    pub fn new(turnstile: &Path, server: u16) -> anyhow::Result<Self> {
+    /// `how`: the lengths of the run.
+    pub fn new(turnstile: &Path, pgbouncer: &str, server: u16, how: &str) -> anyhow::Result<Self> {
         let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpus
             .lines()
@@ -84,7 +100,7 @@ impl Report {
             .trim_start_matches([' ', '\t', ':']);
         let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let head = format!(
-            "{} · {} cores ({model}) · {} · Linux {} · PostgreSQL {} · {} · {} · {}",
+            "{} · {} cores ({model}) · {} · Linux {} · PostgreSQL {} · {} · {} · {} · {how}",
             output("date", &["+%Y-%m-%d"]),
             std::thread::available_parallelism()?,
             memory.lines().next().unwrap_or_default().replace("MemTotal:", "").trim(),
@@ -93,184 +109,103 @@ impl Report {
                 "psql",
                 &["-XAt", "-h", "127.0.0.1", "-p", &server.to_string(), "-U", "postgres", "-c", "SHOW server_version"]
             ),
-            output("pgbouncer", &["--version"]).lines().next().unwrap_or_default(),
+            output(pgbouncer, &["--version"]).lines().next().unwrap_or_default(),
             output("haproxy", &["-v"]).lines().next().unwrap_or_default().split(" - ").next().unwrap_or_default(),
             output(&turnstile.display().to_string(), &["--version"]),
         );
         println!("{head}\n");
-        Ok(Self { head, figures: Vec::new(), idle: Vec::new() })
+        Ok(Self { head, figures: Vec::new(), idle: Vec::new(), reads: Vec::new() })
     }
 
-    pub fn add(&mut self, figure: Figure) {
-        println!("{}", row(&figure));
-        self.figures.push(figure);
+    /// Figures of one load; the controls are among them.
+    pub fn add(&mut self, figures: Vec<Figure>) {
+        let first = self.figures.len();
+        self.figures.extend(figures);
+        self.figures[first..].iter().for_each(|figure| println!("{}", self.row(figure)));
     }
 
-    pub fn idle(&mut self, contender: &str, kibibytes: f64) {
-        println!("| idle connection | {contender} | {kibibytes:.1} KiB |");
-        self.idle.push((contender.to_owned(), kibibytes));
-    }
-
-    fn find(&self, load: &str, contender: &str) -> Option<&Figure> {
+    pub fn find(&self, load: &str, contender: &str) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.load == load && figure.contender == contender)
     }
 
+    /// A value of one contender's runs and of another's beside it, made one, over the repetitions.
+    pub fn paired(&self, load: &str, one: &str, other: &str, value: impl Fn(&Run, &Run) -> f64) -> Option<Spread> {
+        let (one, other) = (self.find(load, one)?, self.find(load, other)?);
+        Spread::of(one.runs.iter().zip(&other.runs).map(|(one, other)| value(one, other)))
+    }
+
     /// Throughput of one contender over that of another.
-    fn over(&self, load: &str, one: &str, other: &str) -> Option<f64> {
-        Some(self.find(load, one)?.ratio[0] / self.find(load, other)?.ratio[0])
+    pub fn throughput(&self, load: &str, one: &str, other: &str) -> Option<Spread> {
+        self.paired(load, one, other, |one, other| one.per_second / other.per_second)
     }
 
-    fn cpu_over(&self, load: &str, one: &str, other: &str) -> Option<f64> {
-        Some(self.find(load, one)?.cpu / self.find(load, other)?.cpu)
+    fn row(&self, figure: &Figure) -> String {
+        let Spread(ratio, low, high) =
+            self.throughput(&figure.load, figure.contender, figure.control).unwrap_or(Spread(0.0, 0.0, 0.0));
+        let errors: Vec<String> = figure.errors().iter().map(|(code, count)| format!("{code} {count}")).collect();
+        let per_second = figure.median(|run| run.per_second);
+        let places = if per_second < 100.0 { 2 } else { 0 };
+        format!(
+            "| {} | {} | {per_second:.places$} | {ratio:.2} ({low:.2}-{high:.2}) | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {} |",
+            figure.load,
+            figure.contender,
+            figure.median(|run| run.latency[0]),
+            figure.median(|run| run.latency[1]),
+            figure.median(|run| run.latency[2]),
+            figure.median(|run| run.cpu),
+            figure.median(|run| run.server_cpu),
+            errors.join(", ")
+        )
     }
 
-    fn bump(&self, load: &str, way: &str) -> Option<f64> {
-        self.find(load, way).map(|figure| figure.ratio[0])
-    }
-
-    /// What was aimed at, the aim, and what it is; `true`: at least, `false`: at most.
-    fn targets(&self) -> Vec<(String, f64, bool, Option<f64>)> {
-        let mut targets = Vec::new();
-        for mode in ["prepared", "extended"] {
-            let load = format!("select, {mode}, 8 clients");
-            for (other, aim) in [("PgBouncer, session", 1.15), ("HAProxy", 1.15), ("blind relay", 0.97)] {
-                let what = format!("{load}: throughput over {other}");
-                targets.push((what, aim, true, self.over(&load, "Turnstile", other)));
-            }
-            let what = format!("{load}: CPU over PgBouncer");
-            targets.push((what, 0.8, false, self.cpu_over(&load, "Turnstile", "PgBouncer, session")));
-        }
-        let one = "select, prepared, 1 clients";
-        targets.push((
-            format!("{one}: throughput over PgBouncer"),
-            1.3,
-            true,
-            self.over(one, "Turnstile", "PgBouncer, session"),
-        ));
-        for (at, word) in [(0, "p50"), (1, "p99")] {
-            let latency = |who| self.find(one, who).map(|figure| figure.latency[at]);
-            let added = |who| Some(latency(who)? - latency("direct")?);
-            let ratio = added("Turnstile").zip(added("blind relay")).map(|(own, blind)| own / blind);
-            targets.push((format!("{one}: added {word} over that of the blind relay"), 1.1, false, ratio));
-        }
-        let insert = "insert, one tenant, 1 client";
-        targets.push((format!("{insert}: with bump over without"), 0.85, true, self.bump(insert, "Turnstile")));
-        let hot = "insert, one tenant, 32 clients";
-        targets.push((format!("{hot}: over no bump through Turnstile"), 0.9, true, self.bump(hot, "Turnstile")));
-        let trigger = self.bump(hot, "Turnstile / direct").zip(self.bump(hot, "row trigger, upsert"));
-        targets.push((
-            format!("{hot}: over the row trigger (not durable)"),
-            5.0,
-            true,
-            trigger.map(|(own, other)| own / other),
-        ));
-        let many = "10,000 rows, INSERT SELECT, 1 client";
-        targets.push((
-            format!("{many}: time with bump over without"),
-            1.02,
-            false,
-            self.bump(many, "Turnstile").map(|ratio| 1.0 / ratio),
-        ));
-        let errors: u64 = self
-            .figures
-            .iter()
-            .filter(|figure| figure.contender.starts_with("Turnstile") && !figure.load.starts_with("update"))
-            .flat_map(|figure| figure.errors.values())
-            .sum();
-        targets.push((
-            "serialization failures and deadlocks (updates apart, whose rows are locked in no order)".into(),
-            0.0,
-            false,
-            Some(errors as f64),
-        ));
-        for load in ["100,000 rows, 1 client", "COPY out of 100,000 rows, 1 client"] {
-            targets.push((
-                format!("{load}: throughput over HAProxy"),
-                1.0,
-                true,
-                self.over(load, "Turnstile", "HAProxy"),
-            ));
-        }
-        let idle = self.idle.iter().find(|(name, _)| name == "Turnstile").map(|(_, kibibytes)| *kibibytes);
-        targets.push(("KiB of memory for an idle connection".into(), 12.0, false, idle));
-        targets
-    }
-
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    /// The whole as text; `notes` come last.
+    pub fn text(&self, notes: &str) -> anyhow::Result<String> {
         let mut text = format!(
-            "# Results\n\nWritten by `make bench`; medians over interleaved repetitions, ratios with their 25th to 75th percentile.\n\n{}\n",
+            "# Results\n\nWritten by `make bench`. Contenders take turns in each repetition; figures are medians over the \
+             repetitions, ratios are made within each repetition, with their 25th to 75th percentile. CPU is that of the \
+             contender's process; the load's own clients run on the same machine.\n\n{}\n",
             self.head
         );
         text += "\n## Targets\n\n| what | target | measured | |\n|---|---|---|---|\n";
-        for (what, aim, at_least, measured) in self.targets() {
-            let word = if at_least { "at least" } else { "at most" };
-            let (value, met) = match measured {
-                Some(value) if (value >= aim) == at_least || value == aim => (format!("{value:.2}"), "met"),
-                Some(value) => (format!("{value:.2}"), "**missed**"),
-                None => ("-".into(), "not measured"),
-            };
-            writeln!(text, "| {what} | {word} {aim} | {value} | {met} |")?;
+        for target in targets(self) {
+            writeln!(text, "{target}")?;
         }
         for (group, title, control) in [
             ("relay", "Relay", "direct"),
-            ("bump", "Bumps", "no bump; of Turnstile: the same through Turnstile without a bump"),
+            ("bump", "Bumps", "no bump; of Turnstile: the same through Turnstile on a table that it does not track"),
+            ("durable", "Bumps, on a disk that is waited for (fsync on)", "the same"),
         ] {
             writeln!(
                 text,
-                "\n## {title}\n\nControl: {control}.\n\n| load | contender | per second | over control | p50 µs | p99 µs | p99.9 µs | CPU ms per 1,000 | errors |\n|---|---|---|---|---|---|---|---|---|"
+                "\n## {title}\n\nControl: {control}.\n\n| load | contender | per second | over control | p50 µs | p99 µs | p99.9 µs | CPU µs | server's CPU µs | errors |\n|---|---|---|---|---|---|---|---|---|---|"
             )?;
             for figure in self.figures.iter().filter(|figure| figure.group == group) {
-                writeln!(text, "{}", row(figure))?;
+                writeln!(text, "{}", self.row(figure))?;
             }
+        }
+        text += "\n## Reads of a version while bumps arrive\n\n| beside it | bumps a second | p50 µs | p99 µs | p99.9 µs |\n|---|---|---|---|---|\n";
+        for part in &self.reads {
+            let [p50, p99, p999] = part.latency;
+            writeln!(text, "| {} | {:.0} | {p50:.0} | {p99:.0} | {p999:.0} |", part.name, part.bumps_per_second)?;
         }
         text += "\n## Memory of an idle connection\n\n| contender | KiB |\n|---|---|\n";
         for (name, kibibytes) in &self.idle {
             writeln!(text, "| {name} | {kibibytes:.1} |")?;
         }
-        if let Ok(notes) = std::fs::read_to_string(folder.join("NOTES.md")) {
-            text += "\n";
-            text += &notes;
-        }
+        text += "\n";
+        text += notes;
+        Ok(text)
+    }
+
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let notes = std::fs::read_to_string("benches/NOTES.md").unwrap_or_default();
         std::fs::create_dir_all(folder.join("plots"))?;
-        std::fs::write(folder.join("RESULTS.md"), &text)?;
-        self.plot(&folder.join("plots/relay.svg"), "relay", "throughput over direct", |figure| figure.ratio[0])?;
-        self.plot(&folder.join("plots/cpu.svg"), "relay", "CPU ms per 1,000 statements", |figure| figure.cpu)?;
-        self.plot(&folder.join("plots/bump.svg"), "bump", "throughput over no bump", |figure| figure.ratio[0])?;
+        std::fs::write(folder.join("RESULTS.md"), self.text(&notes)?)?;
+        crate::plots::draw(self, &folder.join("plots"))?;
+        for target in targets(self) {
+            println!("{target}");
+        }
         println!("\nwrote {}", folder.join("RESULTS.md").display());
         Ok(())
     }
-
-    fn plot(&self, path: &Path, group: &str, title: &str, value: impl Fn(&Figure) -> f64) -> anyhow::Result<()> {
-        let figures: Vec<&Figure> = self.figures.iter().filter(|figure| figure.group == group).collect();
-        let most = figures.iter().map(|figure| value(figure)).fold(0.1, f64::max);
-        let height = u32::try_from(figures.len())? * 16 + 60;
-        let area = SVGBackend::new(path, (900, height)).into_drawing_area();
-        area.fill(&WHITE)?;
-        area.draw(&Text::new(title.to_owned(), (10, 10), ("sans-serif", 18)))?;
-        for (at, figure) in figures.iter().enumerate() {
-            let top = 40 + i32::try_from(at)? * 16;
-            let width = (value(figure) / most * 380.0) as i32;
-            let own = figure.contender.starts_with("Turnstile");
-            let color = if own { RGBColor(180, 60, 30) } else { RGBColor(110, 130, 160) };
-            area.draw(&Text::new(format!("{} · {}", figure.load, figure.contender), (10, top), ("sans-serif", 11)))?;
-            area.draw(&Rectangle::new([(430, top), (430 + width, top + 12)], color.filled()))?;
-            area.draw(&Text::new(format!("{:.2}", value(figure)), (436 + width, top), ("sans-serif", 11)))?;
-        }
-        area.present()?;
-        Ok(())
-    }
-}
-
-fn row(figure: &Figure) -> String {
-    let [ratio, low, high] = figure.ratio;
-    let [p50, p99, p999] = figure.latency;
-    let errors: Vec<String> = figure.errors.iter().map(|(code, count)| format!("{code} {count}")).collect();
-    format!(
-        "| {} | {} | {:.0} | {ratio:.2} ({low:.2}-{high:.2}) | {p50:.0} | {p99:.0} | {p999:.0} | {:.1} | {} |",
-        figure.load,
-        figure.contender,
-        figure.per_second,
-        figure.cpu,
-        errors.join(", ")
-    )
 }

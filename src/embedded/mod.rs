@@ -141,6 +141,18 @@ impl Cluster {
         &self.bin_dir
     }
 
+    /// Folder of its unix socket.
+    #[must_use]
+    pub fn socket_dir(&self) -> &Path {
+        &self.root
+    }
+
+    /// Process id of the server's first process; `None` when it does not run.
+    #[must_use]
+    pub fn postmaster(&self) -> Option<u32> {
+        std::fs::read_to_string(self.data_dir.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
+    }
+
     /// The server's log.
     #[must_use]
     pub fn log_path(&self) -> PathBuf {
