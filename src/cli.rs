@@ -124,6 +124,10 @@ pub struct ServeArgs {
     /// Threads that relay; 0: one for each core [default: 0].
     #[arg(long, env = "TURNSTILE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
+    /// Longest time that a thread without work polls its sockets before it sleeps, in microseconds: shorter latencies
+    /// for some processor time, where few connections are busy; 0: never [default: 100].
+    #[arg(long, env = "TURNSTILE_BUSY_POLL_US", value_name = "US")]
+    pub busy_poll_us: Option<u64>,
     /// After SIGTERM, how long transactions may go on before they are cut off, in milliseconds
     /// [default: 30000].
     #[arg(long, env = "TURNSTILE_DRAIN_TIMEOUT_MS", value_name = "MS")]

@@ -53,6 +53,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Threads that relay; 0: one for each core.
     pub workers: usize,
+    /// Longest time that a thread without work waits awake; zero: it sleeps at once.
+    pub busy_poll: Duration,
     /// How long running transactions may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Pause between two looks for changes of the catalog.
@@ -173,6 +175,7 @@ pub struct ConfigFile {
     require_schema: Option<bool>,
     connections_max: Option<usize>,
     workers: Option<usize>,
+    busy_poll_us: Option<u64>,
     drain_timeout_ms: Option<u64>,
     #[serde(default)]
     control: ControlSection,
@@ -335,6 +338,12 @@ impl Config {
                 1..=1_000_000,
             )?,
             workers: in_range("workers", args.workers.or(file.workers), 0, 0..=crate::limits::WORKERS_MAX)?,
+            busy_poll: Duration::from_micros(in_range(
+                "busy_poll_us",
+                args.busy_poll_us.or(file.busy_poll_us),
+                100,
+                0..=crate::limits::BUSY_POLL_MICROS_MAX,
+            )?),
             drain_timeout: millis(
                 "drain_timeout_ms",
                 args.drain_timeout_ms.or(file.drain_timeout_ms),
@@ -446,12 +455,12 @@ fn checked_settings(settings: Vec<String>) -> Result<Vec<String>, ConfigError> {
     }
 }
 
-fn in_range(
+fn in_range<T: PartialOrd + std::fmt::Display>(
     key: &'static str,
-    given: Option<usize>,
-    default: usize,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<usize, ConfigError> {
+    given: Option<T>,
+    default: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<T, ConfigError> {
     let value = given.unwrap_or(default);
     if range.contains(&value) {
         return Ok(value);
@@ -551,6 +560,10 @@ mod tests {
             "connections_max = \"0\": expected 1 to 1000000"
         );
         assert_eq!(refused("server = \"host=x\"\nworkers = 1025"), "workers = \"1025\": expected 0 to 1024");
+        assert_eq!(
+            refused("server = \"host=x\"\nbusy_poll_us = 10001"),
+            "busy_poll_us = \"10001\": expected 0 to 10000"
+        );
         assert!(refused("server = \"host=x\"\n[tenant]\nsettings = [\"x; DROP\"]").contains("session setting"));
         let secret = refused("server = \"postgres://app:hunter2@db:port/app\"");
         assert!(!secret.contains("hunter2") && secret.contains("app:***@db"), "{secret}");

@@ -116,6 +116,10 @@ pub const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Threads that relay, at most: no machine gains from more.
 pub const WORKERS_MAX: usize = 1_024;
 
+/// Longest time that a thread without work waits awake, in microseconds: longer than most queries take, and no processor
+/// is kept busy for what a person notices.
+pub const BUSY_POLL_MICROS_MAX: u64 = 10_000;
+
 /// Most cancel requests at work at once; more wait in the listen queue of their own connections.
 pub const CANCELS_MAX: usize = 64;
 

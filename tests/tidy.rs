@@ -39,6 +39,7 @@ const PURE: &[&str] = &[
     "catalog/reach.rs",
     "config",
     "config.rs",
+    "proxy/busy_poll.rs",
     "limits.rs",
     "compare/script.rs",
     "compare/transcript.rs",

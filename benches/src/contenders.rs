@@ -166,7 +166,7 @@ fn folder(name: &str) -> anyhow::Result<PathBuf> {
 /// The blind relay's process: Turnstile's threads and event loops, and nothing but copying on them.
 pub fn relay(listen: u16, server: u16) -> anyhow::Result<()> {
     const BUFFER_BYTES: usize = turnstile::limits::READ_BYTES;
-    let workers = Workers::start(0)?;
+    let workers = Workers::start(0, Duration::ZERO)?;
     let listener = std::net::TcpListener::bind(("127.0.0.1", listen))?;
     let tracker = tokio_util::task::TaskTracker::new();
     loop {

@@ -332,6 +332,7 @@ impl Pump {
 
     /// No bytes are the end of the stream.
     fn read_client(&mut self, bytes: &[u8]) -> io::Result<()> {
+        super::workers::note_read();
         let start = std::time::Instant::now();
         self.update_view();
         self.up.ended = bytes.is_empty();
@@ -368,6 +369,7 @@ impl Pump {
     }
 
     fn read_server(&mut self, bytes: &[u8]) -> io::Result<()> {
+        super::workers::note_read();
         let start = std::time::Instant::now();
         if self.down.input.is_empty() {
             let consumed = self.process_server(bytes)?;

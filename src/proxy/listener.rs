@@ -98,7 +98,7 @@ impl Proxy {
     /// [`Workers::start`].
     pub fn new(parts: Parts, nonce: u64, secret: Key) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            workers: Workers::start(parts.config.workers)?,
+            workers: Workers::start(parts.config.workers, parts.config.busy_poll)?,
             parts,
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),

@@ -1,16 +1,21 @@
 //! Threads that relay: each has an event loop of its own, and a session stays on one. Nothing wakes a session but its
 //! sockets, so that sessions need no locks, no queue and no other thread's attention.
 
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, Waker};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+use super::busy_poll::{BusyPoll, Next};
 
 /// The threads; they end when this is dropped, and with them what still runs on them.
 #[derive(Debug)]
@@ -37,14 +42,18 @@ impl Drop for Seat {
 }
 
 impl Workers {
-    /// Starts `count` threads; 0: one for each core.
+    /// Starts `count` threads; 0: one for each core. A thread without work waits awake for at most `busy_poll`
+    /// ([`BusyPoll`]); not on a machine of one core, where the others could do nothing meanwhile.
     ///
     /// # Errors
     /// When the system gives no thread or no event loop.
-    pub fn start(count: usize) -> io::Result<Self> {
-        let count = if count == 0 { thread::available_parallelism().map_or(1, NonZero::get) } else { count };
+    pub fn start(count: usize, busy_poll: Duration) -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let count = if count == 0 { cores } else { count };
+        let busy_poll = if cores == 1 { Duration::ZERO } else { busy_poll };
         let stop = CancellationToken::new();
-        let threads = (0..count).map(|number| Worker::start(number, stop.clone())).collect::<io::Result<_>>()?;
+        let start = |number| Worker::start(number, busy_poll, stop.clone());
+        let threads = (0..count).map(start).collect::<io::Result<_>>()?;
         Ok(Self { threads, _stop: stop.drop_guard() })
     }
 
@@ -64,10 +73,57 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(number: usize, stop: CancellationToken) -> io::Result<Self> {
+    fn start(number: usize, busy_poll: Duration, stop: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
+        if !busy_poll.is_zero() {
+            drop(runtime.spawn(wait_awake(busy_poll)));
+        }
         thread::Builder::new().name(format!("relay-{number}")).spawn(move || runtime.block_on(stop.cancelled()))?;
         Ok(Self { runtime: handle, sessions: Arc::default() })
     }
+}
+
+thread_local! {
+    /// Reads of sockets on this thread.
+    static READS: Cell<u64> = const { Cell::new(0) };
+    /// Reads at which [`WAITING`] is woken.
+    static WAKE_AT: Cell<u64> = const { Cell::new(u64::MAX) };
+    static WAITING: RefCell<Option<Waker>> = const { RefCell::new(None) };
+}
+
+/// A session on this thread has read from one of its sockets.
+pub fn note_read() {
+    let reads = READS.get() + 1;
+    READS.set(reads);
+    if reads >= WAKE_AT.get() {
+        WAKE_AT.set(u64::MAX);
+        if let Some(waker) = WAITING.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A task of each thread that lets the event loop look at the sockets again, as long as [`BusyPoll`] says so. It is no
+/// part of the event loop's root future: to wake that costs a system call.
+async fn wait_awake(window: Duration) {
+    let mut busy = BusyPoll::new(window, Instant::now());
+    loop {
+        match busy.next(READS.get(), Instant::now()) {
+            Next::Ask => tokio::task::yield_now().await,
+            Next::Sleep { reads } => sleep_until(READS.get() + reads).await,
+        }
+    }
+}
+
+async fn sleep_until(reads: u64) {
+    WAKE_AT.set(reads);
+    poll_fn(|context| {
+        if READS.get() >= reads {
+            return Poll::Ready(());
+        }
+        WAITING.set(Some(context.waker().clone()));
+        Poll::Pending
+    })
+    .await;
 }
