@@ -143,6 +143,8 @@ pub struct Measured {
     pub triggers: Arc<str>,
     /// Which part of the statement runs.
     pub portion: Portion,
+    /// The catalog is the server's, and no bump cascades.
+    pub flat: bool,
 }
 
 /// How much of its statement one Execute runs.
@@ -195,6 +197,13 @@ impl Measured {
             Looks::Scope(_) => "parts",
             Looks::Every(_) | Looks::Server => "every",
         }
+    }
+
+    /// Whether the log may be written without a further look: see `turbo.fn_measure_end`. `settings`: those that a bump's
+    /// tenant may come from.
+    fn is_plain(&self, settings: &str) -> bool {
+        let these = matches!(&self.looks, Looks::Scope(scope) if !scope.parted && scope.domains != "{}");
+        these && self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
     }
 
     fn relations_sql(&self) -> String {
@@ -252,8 +261,8 @@ impl Injector {
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8)",
-            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY, BOOL],
             &[
                 measured.relations(),
                 Some(measured.domains()),
@@ -263,6 +272,7 @@ impl Injector {
                 Some(SUMMARY),
                 Some(measured.portion.sql()),
                 measured.triggers(),
+                Some(if measured.is_plain(&self.settings) { "true" } else { "false" }),
             ],
         )
     }
@@ -368,7 +378,7 @@ impl Injector {
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}{}) AS \"{}\"",
             measured.relations_sql(),
             literal(measured.domains()),
             literal(measured.scope()),
@@ -376,6 +386,7 @@ impl Injector {
             literal(&measured.deferred),
             literal(SUMMARY),
             measured.triggers().map(|known| format!(", triggers => {}", literal(known))).unwrap_or_default(),
+            if measured.is_plain(&self.settings) { ", plain => true" } else { "" },
             self.name
         )
     }
@@ -485,7 +496,8 @@ mod tests {
                 looks: Looks::Every("{16385}".into()),
                 deferred: "{7}".into(),
                 triggers: "{8}".into(),
-                portion: Portion::Whole
+                portion: Portion::Whole,
+                flat: true,
             }),
             "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
         );
