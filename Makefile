@@ -4,7 +4,7 @@ CARGO ?= cargo
 # Test runner: nextest where it is installed.
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: run test oracle fuzz bench versions suites lint fmt tools demo-tools clean
+.PHONY: run test oracle fuzz bench instructions versions suites lint fmt tools demo-tools clean
 
 ## Build, and show the product doing its job against a private PostgreSQL. Ctrl-C stops it.
 run: demo-tools
@@ -24,14 +24,22 @@ PROGRAMS ?= 10000..18000
 oracle: tools
 	ORACLE_PROGRAMS=$(PROGRAMS) PATH="$$PATH:/usr/sbin" $(CARGO) test --locked --test it oracle::programs_by_name -- --nocapture
 
-## The contenders against each other: make bench SECONDS_EACH=3 REPETITIONS=9 ONLY=select. Writes benches/RESULTS.md.
-## Needs pgbouncer and haproxy.
-SECONDS_EACH ?= 1
-REPETITIONS ?= 5
-bench: demo-tools
+## The contenders against each other, 40 minutes: writes benches/RESULTS.md. Five minutes, into target/bench: make bench
+## QUICK=1. Some loads only: make bench ONLY=select SECONDS_EACH=3 REPETITIONS=9
+SECONDS_EACH ?= $(if $(QUICK),0.4,1)
+REPETITIONS ?= $(if $(QUICK),3,5)
+bench: tools
+	./scripts/install-tools.sh haproxy
 	$(CARGO) build --release --locked
 	PATH="$$PATH:/usr/sbin" $(CARGO) run --release --locked --package turnstile-bench -- \
-		--seconds $(SECONDS_EACH) --repetitions $(REPETITIONS) $(if $(ONLY),--only "$(ONLY)" --results target/bench)
+		--seconds $(SECONDS_EACH) --repetitions $(REPETITIONS) --pgbouncer "$${PGBOUNCER_NEW:-target/tools/pgbouncer/pgbouncer}" \
+		$(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK)$(ONLY),--results target/bench)
+
+## What framing, session and analysis cost, in instructions, against benches/instructions.txt; where more is meant:
+## UPDATE_EXPECT=1 make instructions
+instructions:
+	./scripts/install-tools.sh valgrind
+	$(CARGO) run --release --locked --package turnstile-bench -- instructions
 
 ## Any bytes into framing, session or sql, guided by coverage: make fuzz TARGET=sql SECONDS=600
 TARGET ?= session

@@ -1,6 +1,9 @@
 #!/bin/sh
 # Installs what `make run` and `make test` need and this machine lacks, from the system's package
-# manager: a PostgreSQL server with psql, and PgBouncer. Starts no service. Says what it does.
+# manager: a PostgreSQL server with psql, PgBouncer, and the programs that the arguments name. Starts no service. Says
+# what it does.
+#
+#   scripts/install-tools.sh [PROGRAM …]
 set -eu
 
 has_server() {
@@ -15,6 +18,9 @@ has_server() {
 missing=
 has_server || missing="postgresql"
 command -v pgbouncer >/dev/null 2>&1 || [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
+for program in "$@"; do
+    command -v "$program" >/dev/null 2>&1 || [ -x "/usr/sbin/$program" ] || missing="$missing $program"
+done
 compiler=yes
 command -v cc >/dev/null 2>&1 || compiler=no
 [ -n "$missing" ] || [ "$compiler" = no ] || exit 0

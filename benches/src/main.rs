@@ -3,6 +3,7 @@
 
 mod client;
 mod contenders;
+mod instructions;
 mod loads;
 mod plots;
 mod reads;
@@ -93,6 +94,11 @@ fn main() -> anyhow::Result<()> {
         && word == "relay"
     {
         return contenders::relay(listen.parse()?, server.parse()?);
+    }
+    if let [_, word, rest @ ..] = arguments.as_slice()
+        && word == "instructions"
+    {
+        return instructions::run(rest);
     }
     let options = options()?;
     let server = Server::start("fsync = off")?;
