@@ -16,6 +16,7 @@ use turnstile::effect::cache::Analyzer;
 use turnstile::effect::{AnalysisContext, EffectSettings, analyze};
 use turnstile::session::{Output, Session, View};
 use turnstile::wire::FrameHeader;
+use turnstile::wire::framing::run_bytes;
 use turnstile::wire::notation::client_message;
 
 const EXPECTED: &str = "benches/instructions.txt";
@@ -194,9 +195,10 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
 fn cases() -> impl Iterator<Item = String> {
     let conversations = CONVERSATIONS.iter().map(|(case, ..)| *case);
     let texts = TEXTS.iter().map(|(case, _)| *case);
-    conversations.chain(texts).chain([ROWS, VALUES_LIST]).map(str::to_owned)
+    conversations.chain(texts).chain([FRAMES, ROWS, VALUES_LIST]).map(str::to_owned)
 }
 
+const FRAMES: &str = "framing: 100 rows of a result";
 const ROWS: &str = "session: 100 rows of a result";
 const VALUES_LIST: &str = "analysis: insert of 1,000 rows";
 
@@ -247,6 +249,13 @@ fn count(case: &str) -> anyhow::Result<u64> {
 fn repeat(case: &str, times: u64) -> anyhow::Result<()> {
     if let Some((_, added, script)) = CONVERSATIONS.iter().find(|(name, ..)| *name == case) {
         return converse(&script.replace("{INSERT}", INSERT).replace("{VALUES}", VALUES), added, times);
+    }
+    if case == FRAMES {
+        let rows = b"D\0\0\0\x0f\0\x01\0\0\0\x05title".repeat(100);
+        for _ in 0..times {
+            black_box(run_bytes(b'D', black_box(&rows)));
+        }
+        return Ok(());
     }
     if case == ROWS {
         let rows = "S D \\0\\1\\0\\0\\0\\5title\n".repeat(100);

@@ -132,6 +132,12 @@ pub struct Scope {
     pub parted: bool,
 }
 
+impl Default for Scope {
+    fn default() -> Self {
+        Self { relations: "{}".into(), domains: "{}".into(), parted: false }
+    }
+}
+
 /// A text array in PostgreSQL's syntax; each element quoted.
 #[must_use]
 pub fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
@@ -189,8 +195,8 @@ pub struct Catalog {
     pub deferred: Arc<str>,
     /// Deferrable triggers, harmless ones too, the same way.
     pub deferrable_triggers: Arc<str>,
-    /// Tracked relations, the same way.
-    pub tracked: Arc<str>,
+    /// All tracked relations.
+    pub tracked: Arc<Scope>,
     /// Tracked relations by OID.
     pub tracked_relations: BTreeMap<u32, Tracked>,
     /// Tracked relations that a mention of a dangerous name may lead to; without an entry: any.

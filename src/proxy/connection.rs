@@ -21,6 +21,7 @@ use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
 use crate::session::{ClientStep, Event, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
+use crate::wire::framing::run_bytes;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
 
 /// A session whose sockets are never idle asks the signals this often.
@@ -486,7 +487,18 @@ impl Pump {
             *relay_from = at + length;
             self.up.output.append(&mut self.out.behind);
         }
+        if step == ClientStep::Relay && self.up.streaming == 0 && self.relays_all(header.message_type) {
+            return Ok(Some(length + run_bytes(header.message_type, rest.get(length..).unwrap_or_default())));
+        }
         Ok(Some(length))
+    }
+
+    fn relays_all(&self, message_type: u8) -> bool {
+        self.session.as_ref().is_some_and(|session| session.relays_all(message_type))
+    }
+
+    fn forwards_all(&self, message_type: u8) -> bool {
+        self.session.as_ref().is_some_and(|session| session.forwards_all(message_type))
     }
 
     /// Processes what the server sent; returns how many bytes are done with.
@@ -534,6 +546,9 @@ impl Pump {
             let lane = if self.up.streaming > 0 { &mut self.up.behind_stream } else { &mut self.up.output };
             lane.append(&mut self.out.to_server);
             at += length;
+            if step == ServerStep::Forward && self.down.streaming == 0 && self.forwards_all(header.message_type) {
+                at += run_bytes(header.message_type, bytes.get(at..).unwrap_or_default());
+            }
         }
         self.relay_down(bytes.get(relay_from..at).unwrap_or_default())?;
         Ok(at)

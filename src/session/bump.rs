@@ -126,8 +126,8 @@ pub struct Injector {
 pub enum Looks {
     /// Those that the statement may write.
     Scope(Arc<Scope>),
-    /// All that are tracked (OIDs), and those that are new.
-    Every(Arc<str>),
+    /// All that are tracked, and those that are new.
+    Every(Arc<Scope>),
     /// All that the server finds: what is known here may be old.
     Server,
 }
@@ -173,8 +173,7 @@ impl Measured {
     #[must_use]
     pub fn relations(&self) -> Option<&str> {
         match &self.looks {
-            Looks::Scope(scope) => Some(&scope.relations),
-            Looks::Every(relations) => Some(relations),
+            Looks::Scope(scope) | Looks::Every(scope) => Some(&scope.relations),
             Looks::Server => None,
         }
     }
@@ -186,8 +185,8 @@ impl Measured {
 
     fn domains(&self) -> &str {
         match &self.looks {
-            Looks::Scope(scope) => &scope.domains,
-            Looks::Every(_) | Looks::Server => "{}",
+            Looks::Scope(scope) | Looks::Every(scope) => &scope.domains,
+            Looks::Server => "{}",
         }
     }
 
@@ -202,8 +201,11 @@ impl Measured {
     /// Whether the log may be written without a further look: see `turbo.fn_measure_end`. `settings`: those that a bump's
     /// tenant may come from.
     fn is_plain(&self, settings: &str) -> bool {
-        let these = matches!(&self.looks, Looks::Scope(scope) if !scope.parted && scope.domains != "{}");
-        these && self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
+        self.domains() != "{}"
+            && self.flat
+            && &*self.deferred == "{}"
+            && self.portion == Portion::Whole
+            && settings == "{}"
     }
 
     fn relations_sql(&self) -> String {
@@ -493,13 +495,17 @@ mod tests {
         );
         assert_eq!(
             Injector::new("_t1", &[]).measure_end_sql(&Measured {
-                looks: Looks::Every("{16385}".into()),
+                looks: Looks::Every(Arc::new(Scope {
+                    relations: "{16385}".into(),
+                    domains: "{\"a\"}".into(),
+                    parted: false
+                })),
                 deferred: "{7}".into(),
                 triggers: "{8}".into(),
                 portion: Portion::Whole,
                 flat: true,
             }),
-            "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
+            "SELECT turbo.fn_measure_end('{16385}', '{\"a\"}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }
 }

@@ -50,6 +50,12 @@ impl Session {
         message_type == frontend::COPY_DATA && self.copy_tenants.is_some()
     }
 
+    /// Whether messages of this type that follow one which was relayed are relayed too, as long as no other comes.
+    #[must_use]
+    pub const fn relays_all(&self, message_type: u8) -> bool {
+        message_type == frontend::COPY_DATA && !self.observes(message_type)
+    }
+
     /// Bytes of the client's CopyData, without headers, cut anywhere.
     pub fn observe_copy(&mut self, bytes: &[u8]) {
         if let Some(copy) = &mut self.copy_tenants {

@@ -57,6 +57,12 @@ impl Session {
         matches!(self.outstanding.front(), Some(Request::Query(query)) if query.rewrite.is_some())
     }
 
+    /// Whether messages of this type that follow one which was forwarded are forwarded too, as long as no other comes.
+    #[must_use]
+    pub fn forwards_all(&self, message_type: u8) -> bool {
+        matches!(message_type, backend::DATA_ROW | backend::COPY_DATA) && !self.is_swallowing()
+    }
+
     /// Decides about a server message; `body` is as much of it as [`Session::server_need`] said.
     pub fn on_server(&mut self, message_type: u8, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
         if matches!(message_type, backend::NOTICE_RESPONSE | backend::PARAMETER_STATUS | backend::NOTIFICATION_RESPONSE)

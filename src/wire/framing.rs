@@ -39,9 +39,41 @@ impl FrameHeader {
     }
 }
 
+/// Bytes of the whole messages of this type that `bytes` begins with.
+#[must_use]
+pub fn run_bytes(message_type: u8, bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..)
+        && let Ok(Some(header)) = FrameHeader::peek(rest)
+        && header.message_type == message_type
+        && header.frame_bytes() <= rest.len()
+    {
+        at += header.frame_bytes();
+    }
+    at
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn run_rows() {
+        let rows: &[(&[u8], usize)] = &[
+            (b"", 0),
+            (b"D\0\0\0\x04", 5),
+            (b"D\0\0\0\x06abD\0\0\0\x04", 12),
+            (b"D\0\0\0\x06abD\0\0\0\x05", 7),
+            (b"D\0\0\0\x06abD\0\0", 7),
+            (b"D\0\0\0\x04C\0\0\0\x04D\0\0\0\x04", 5),
+            (b"D\0\0\0\x04D\0\0\0\x03", 5),
+            (b"D\0\0\0\x04D\x7f\xff\xff\xff", 5),
+            (b"C\0\0\0\x04", 0),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(run_bytes(b'D', bytes), *expected, "{bytes:?}");
+        }
+    }
 
     #[test]
     fn header_rows() {

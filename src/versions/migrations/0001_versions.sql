@@ -432,9 +432,9 @@ $function$;
 -- relation that may have changed is gone) it bumps every domain. deferred: relations with deferrable triggers
 -- that may write; triggers: the deferrable ones that are known, where others may have been made since. portion:
 -- 'whole', or 'first' and 'next' where a portal runs a few rows at a time: one statement bumps a domain once. plain: the
--- statement writes only these relations, whose domains are given and known to readers; no bump of them cascades or has
--- a tenant, nothing is deferred, all of it has run: then, and where no definition changed, the log is written right
--- here, with the caller's rights, as in fn_bump_one: a third of the server's time. Returns the number of log rows, negative where it could not know; behind it an l
+-- domains are given and known to readers; no bump of them cascades or has a tenant, nothing is deferred, all of the
+-- statement has run: then, where no definition changed and no relation is new, the log is written right here, with the
+-- caller's rights, as in fn_bump_one: a third of the server's time. Returns the number of log rows, negative where it could not know; behind it an l
 -- where the statement made the transaction read-only, so that the bumps must come later, and a c when definitions
 -- changed.
 CREATE FUNCTION turbo.fn_measure_end(
@@ -455,11 +455,16 @@ BEGIN
     IF plain AND pg_catalog.starts_with(v_before, '0/0/')
        AND pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
        AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off' THEN
-        v_after := turbo.fn_counters(relations);
+        v_known := relations;
+        IF scope OPERATOR(pg_catalog.<>) 'these' THEN
+            v_known := turbo.fn_with_new(relations, scope);
+        END IF;
+        v_after := turbo.fn_counters(v_known);
         IF v_after OPERATOR(pg_catalog.=) v_before THEN
             RETURN '0';
         END IF;
-        IF pg_catalog.starts_with(v_after, '0/0/') THEN
+        IF pg_catalog.starts_with(v_after, '0/0/')
+           AND pg_catalog.cardinality(v_known) OPERATOR(pg_catalog.=) pg_catalog.cardinality(relations) THEN
             IF pg_catalog.cardinality(relations) OPERATOR(pg_catalog.=) 1 THEN
                 INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
                 VALUES (domains[1], 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
