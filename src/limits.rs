@@ -67,6 +67,10 @@ pub const PENDING_WRITES_MAX: usize = 1_000;
 /// Bytes that one read of a socket takes at most; also what a connection without work does not hold.
 pub const READ_BYTES: usize = 64 << 10;
 
+/// One read of so many of a session is timed for `turnstile_added_latency_seconds`, the first one too. Odd: the client's and
+/// the server's reads take turns.
+pub const LATENCY_SAMPLED_READS: u32 = 7;
+
 /// Bytes that wait to be written to one peer before the other peer is no longer read.
 pub const OUTPUT_HIGH_WATER_BYTES: usize = 256 << 10;
 

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep};
@@ -113,6 +114,8 @@ pub(super) struct Pump {
     client_gone: bool,
     server_shut: bool,
     shard: usize,
+    /// Reads of both sockets, for samples.
+    reads: u32,
 }
 
 /// What ends a session that the sockets do not end.
@@ -192,6 +195,7 @@ impl Pump {
             client_gone: false,
             server_shut: false,
             shard: 0,
+            reads: 0,
         }
     }
 
@@ -212,14 +216,21 @@ impl Pump {
             }
             // Asking the signals takes a lock that all sessions share. They have the task's waker from the first
             // turn on, so that they are asked only when the task was woken for no socket, and now and then.
-            let mut ask = turn.is_multiple_of(SIGNALS_EVERY_TURNS) || signals.deadline.is_some();
+            let always = turn.is_multiple_of(SIGNALS_EVERY_TURNS) || signals.deadline.is_some();
             turn = turn.wrapping_add(1);
+            let mut woken = false;
             let wake = poll_fn(|context| {
-                if ask && let Poll::Ready(signal) = signals.poll(context, draining) {
+                let sockets = self.poll_sockets(context).map_ok(|()| None);
+                let asks = match sockets {
+                    Poll::Ready(Err(_)) => false,
+                    Poll::Ready(Ok(_)) => always,
+                    Poll::Pending => always || woken,
+                };
+                woken = true;
+                if asks && let Poll::Ready(signal) = signals.poll(context, draining) {
                     return Poll::Ready(Ok(Some(signal)));
                 }
-                ask = true;
-                self.poll_sockets(context).map_ok(|()| None)
+                sockets
             });
             match wake.await? {
                 None => {}
@@ -334,7 +345,7 @@ impl Pump {
     /// No bytes are the end of the stream.
     fn read_client(&mut self, bytes: &[u8]) -> io::Result<()> {
         super::workers::note_read();
-        let start = std::time::Instant::now();
+        let start = self.start_of_sample();
         self.update_view();
         self.up.ended = bytes.is_empty();
         if self.up.input.is_empty() && !self.held {
@@ -347,7 +358,7 @@ impl Pump {
             }
         }
         self.write_out()?;
-        self.metrics.added_latency(self.shard, start.elapsed());
+        self.end_sample(start);
         Ok(())
     }
 
@@ -371,7 +382,7 @@ impl Pump {
 
     fn read_server(&mut self, bytes: &[u8]) -> io::Result<()> {
         super::workers::note_read();
-        let start = std::time::Instant::now();
+        let start = self.start_of_sample();
         if self.down.input.is_empty() {
             let consumed = self.process_server(bytes)?;
             self.down.input.extend_from_slice(bytes.get(consumed..).unwrap_or_default());
@@ -387,8 +398,21 @@ impl Pump {
             self.process_client_input()?;
         }
         self.write_out()?;
-        self.metrics.added_latency(self.shard, start.elapsed());
+        self.end_sample(start);
         Ok(())
+    }
+
+    /// Looking at the clock and into a histogram costs as much as a decision about a message: some reads stand for all.
+    fn start_of_sample(&mut self) -> Option<Instant> {
+        let due = self.reads.is_multiple_of(limits::LATENCY_SAMPLED_READS);
+        self.reads = self.reads.wrapping_add(1);
+        due.then(Instant::now)
+    }
+
+    fn end_sample(&self, start: Option<Instant>) {
+        if let Some(start) = start {
+            self.metrics.added_latency(self.shard, start.elapsed());
+        }
     }
 
     fn lose_client(&mut self) {
