@@ -125,7 +125,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TURNSTILE_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
     /// Longest time that a thread without work polls its sockets before it sleeps, in microseconds: shorter latencies
-    /// for some processor time, where few connections are busy; 0: never [default: 100].
+    /// for some processor time, where few connections are busy; 0: never [default: 200].
     #[arg(long, env = "TURNSTILE_BUSY_POLL_US", value_name = "US")]
     pub busy_poll_us: Option<u64>,
     /// After SIGTERM, how long transactions may go on before they are cut off, in milliseconds

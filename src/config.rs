@@ -341,7 +341,7 @@ impl Config {
             busy_poll: Duration::from_micros(in_range(
                 "busy_poll_us",
                 args.busy_poll_us.or(file.busy_poll_us),
-                100,
+                200,
                 0..=crate::limits::BUSY_POLL_MICROS_MAX,
             )?),
             drain_timeout: millis(

@@ -127,3 +127,25 @@ async fn sleep_until(reads: u64) {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_sleeps_until_so_many_reads_were_made() {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let start = READS.get();
+            let waiting = tokio::spawn(sleep_until(start + 2));
+            tokio::task::yield_now().await;
+            note_read();
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished(), "one read is not two");
+            note_read();
+            waiting.await.unwrap();
+            // What has happened already is not waited for.
+            sleep_until(start + 1).await;
+        });
+    }
+}

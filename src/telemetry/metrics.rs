@@ -30,7 +30,10 @@ pub const METRICS: &[(&str, &str)] = &[
     ("turnstile_injection_failures_total", "Bumps that failed: with the transaction, or late."),
     ("turnstile_folded_rows_total", "Log rows that the fold worker moved to the base."),
     ("turnstile_schema_installed", "1 where the turbo schema is installed, by database; 0: relayed without versions."),
-    ("turnstile_added_latency_seconds", "Time from reading a chunk to having written it, by quantile; of one chunk in 7."),
+    (
+        "turnstile_added_latency_seconds",
+        "Time from reading a chunk to having written it, by quantile; of one chunk in 7.",
+    ),
     ("turnstile_added_latency_seconds_count", "Chunks that were timed."),
 ];
 
