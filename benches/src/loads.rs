@@ -170,7 +170,12 @@ pub fn bump_loads() -> Vec<Load> {
     // 10 of 1,000 rows have each tenant; rows are locked in the index's order: no deadlock of the load itself.
     let update = "UPDATE {table} SET x = x + 1 WHERE tenant_id = $1";
     loads.push(tenants("update of 10 rows, 100 tenants, 1 client", 1, update, 100));
-    loads.push(tenants("update of 1,000 rows, 1 client", 1, "UPDATE {table} SET x = x + 1 WHERE $1 IS NOT NULL", 1));
+    loads.push(tenants(
+        "update of 1,000 rows, 1 client",
+        1,
+        "UPDATE {table} SET x = x + 1 WHERE $1::uuid IS NOT NULL",
+        1,
+    ));
     let delete = "DELETE FROM {table} WHERE tenant_id = $1 AND x >= 0";
     let replace = tenants("delete of 1 row and its insert, 100 tenants, 1 client", 1, "", 100);
     let insert = INSERT.to_owned();

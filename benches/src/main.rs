@@ -12,6 +12,7 @@ mod targets;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -101,18 +102,36 @@ fn main() -> anyhow::Result<()> {
         return instructions::run(rest);
     }
     let options = options()?;
+    stop_on_ctrl_c();
     let server = Server::start("fsync = off")?;
     let mut report = Report::new(&options.turnstile, &options.pgbouncer, server.cluster.port(), &options.words())?;
-    relay(&options, &server, &mut report)?;
-    idle(&options, &server, &mut report)?;
-    bumps(&options, &server, ("bump", bump_loads()), &mut report)?;
-    reads(&options, &server, &mut report)?;
+    let measured = measure(&options, server, &mut report);
+    // What was measured before a failure is not lost.
+    report.write(&options.results)?;
+    measured
+}
+
+fn measure(options: &Options, server: Server, report: &mut Report) -> anyhow::Result<()> {
+    relay(options, &server, report)?;
+    idle(options, &server, report)?;
+    bumps(options, &server, ("bump", bump_loads()), report)?;
+    reads(options, &server, report)?;
     drop(server);
     let durable = options.chosen(durable_loads());
     if !durable.is_empty() {
-        bumps(&options, &Server::start("fsync = on")?, ("durable", durable), &mut report)?;
+        bumps(options, &Server::start("fsync = on")?, ("durable", durable), report)?;
     }
-    report.write(&options.results)
+    Ok(())
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Ctrl-C ends the run between two loads, so that what was started is stopped.
+fn stop_on_ctrl_c() {
+    std::thread::spawn(|| {
+        let waited = client::event_loop().map(|runtime| runtime.block_on(tokio::signal::ctrl_c()));
+        INTERRUPTED.store(matches!(waited, Ok(Ok(()))), Ordering::Relaxed);
+    });
 }
 
 /// A cluster with the tables of all loads.
@@ -170,6 +189,9 @@ fn by_turns(
     let mut runs: Vec<Vec<Run>> = (0..count).map(|_| Vec::new()).collect();
     for repetition in 0..repetitions {
         for turn in 0..count {
+            if INTERRUPTED.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
             let at = (turn + repetition) % count;
             runs[at].push(run(at)?);
         }
