@@ -466,8 +466,9 @@ impl Reader {
             Err(error) => return Ok(self.unread(&error.into())),
         };
         self.generation += 1;
-        let catalog = rows.build(self.generation);
+        let mut catalog = rows.build(self.generation);
         if let Err(error) = versions::register_domains(&connection, &catalog.domains).await {
+            catalog.has_unseen_domains = true;
             tracing::debug!(database = %self.database.name, error = %ControlError::from(error), "cannot register domains");
         }
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");

@@ -132,12 +132,6 @@ pub struct Scope {
     pub parted: bool,
 }
 
-impl Default for Scope {
-    fn default() -> Self {
-        Self { relations: "{}".into(), domains: "{}".into(), parted: false }
-    }
-}
-
 /// A text array in PostgreSQL's syntax; each element quoted.
 #[must_use]
 pub fn text_array<'a>(items: impl Iterator<Item = &'a str>) -> String {
@@ -189,14 +183,16 @@ pub struct Catalog {
     pub version_readers: HashSet<String>,
     /// Every domain that tracked relations belong to, sorted.
     pub domains: Vec<String>,
+    /// Some of them may be unknown to readers of versions: they could not be registered.
+    pub has_unseen_domains: bool,
     /// Edges of `turbo.tb_domain_cascade`, for `explain`.
     pub cascades: Vec<(String, String)>,
     /// Relations with deferrable triggers that may write, as an array of OIDs in PostgreSQL's syntax.
     pub deferred: Arc<str>,
     /// Deferrable triggers, harmless ones too, the same way.
     pub deferrable_triggers: Arc<str>,
-    /// All tracked relations.
-    pub tracked: Arc<Scope>,
+    /// Tracked relations, the same way.
+    pub tracked: Arc<str>,
     /// Tracked relations by OID.
     pub tracked_relations: BTreeMap<u32, Tracked>,
     /// Tracked relations that a mention of a dangerous name may lead to; without an entry: any.

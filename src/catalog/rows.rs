@@ -210,7 +210,7 @@ impl CatalogRows {
             oid_array(triggers.filter(|trigger| trigger.deferrable).map(|trigger| &trigger.oid));
         catalog.settings_changers = self.settings_changers(&graph);
         catalog.tracked_relations = self.tracked(&domains);
-        catalog.tracked = Arc::new(catalog.scope(&catalog.tracked_relations.keys().copied().collect()));
+        catalog.tracked = oid_array(catalog.tracked_relations.keys());
         danger.publish(&self, &mut catalog);
         catalog
     }

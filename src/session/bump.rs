@@ -126,8 +126,9 @@ pub struct Injector {
 pub enum Looks {
     /// Those that the statement may write.
     Scope(Arc<Scope>),
-    /// All that are tracked, and those that are new.
-    Every(Arc<Scope>),
+    /// All that are tracked (OIDs), and those that are new. Their domains are for the server to say: it knows of renames
+    /// that the catalog has not seen yet.
+    Every(Arc<str>),
     /// All that the server finds: what is known here may be old.
     Server,
 }
@@ -143,7 +144,7 @@ pub struct Measured {
     pub triggers: Arc<str>,
     /// Which part of the statement runs.
     pub portion: Portion,
-    /// The catalog is the server's, and no bump cascades.
+    /// The catalog is the server's, readers know its domains, and no bump cascades.
     pub flat: bool,
 }
 
@@ -173,7 +174,8 @@ impl Measured {
     #[must_use]
     pub fn relations(&self) -> Option<&str> {
         match &self.looks {
-            Looks::Scope(scope) | Looks::Every(scope) => Some(&scope.relations),
+            Looks::Scope(scope) => Some(&scope.relations),
+            Looks::Every(relations) => Some(relations),
             Looks::Server => None,
         }
     }
@@ -185,8 +187,8 @@ impl Measured {
 
     fn domains(&self) -> &str {
         match &self.looks {
-            Looks::Scope(scope) | Looks::Every(scope) => &scope.domains,
-            Looks::Server => "{}",
+            Looks::Scope(scope) => &scope.domains,
+            Looks::Every(_) | Looks::Server => "{}",
         }
     }
 
@@ -201,11 +203,8 @@ impl Measured {
     /// Whether the log may be written without a further look: see `turbo.fn_measure_end`. `settings`: those that a bump's
     /// tenant may come from.
     fn is_plain(&self, settings: &str) -> bool {
-        self.domains() != "{}"
-            && self.flat
-            && &*self.deferred == "{}"
-            && self.portion == Portion::Whole
-            && settings == "{}"
+        let given = matches!(&self.looks, Looks::Scope(scope) if scope.domains != "{}");
+        given && self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
     }
 
     fn relations_sql(&self) -> String {
@@ -495,17 +494,13 @@ mod tests {
         );
         assert_eq!(
             Injector::new("_t1", &[]).measure_end_sql(&Measured {
-                looks: Looks::Every(Arc::new(Scope {
-                    relations: "{16385}".into(),
-                    domains: "{\"a\"}".into(),
-                    parted: false
-                })),
+                looks: Looks::Every("{16385}".into()),
                 deferred: "{7}".into(),
                 triggers: "{8}".into(),
                 portion: Portion::Whole,
                 flat: true,
             }),
-            "SELECT turbo.fn_measure_end('{16385}', '{\"a\"}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
+            "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
         );
     }
 }

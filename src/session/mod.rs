@@ -591,7 +591,7 @@ impl Session {
             deferred: Arc::clone(&catalog.deferred),
             triggers: Arc::clone(&catalog.deferrable_triggers),
             portion: Portion::Whole,
-            flat: self.keys().is_some(),
+            flat: self.keys().is_some() && !catalog.has_unseen_domains,
         }
     }
 

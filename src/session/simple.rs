@@ -354,7 +354,7 @@ impl Session {
         rewriter: &mut Rewriter<'_>,
     ) {
         let fingerprint = statement.audit.as_deref().unwrap_or_default();
-        let relations = &self.view.analyzer.catalog.tracked.relations;
+        let relations = &self.view.analyzer.catalog.tracked;
         let audit = Audit::new(relations, effect, sure, fingerprint);
         rewriter.behind(statement.span.1, &self.injector.audit_end_sql(&audit));
     }

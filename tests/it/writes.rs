@@ -139,6 +139,57 @@ async fn a_function_that_learns_to_write() {
     env.stop().await;
 }
 
+/// A bump makes its domain known where the control plane could not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_that_could_not_be_registered() {
+    let env = Env::new(Route::Direct).await;
+    env.direct(
+        "CREATE FUNCTION refuse_domain() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON turbo.tb_domain FOR EACH ROW EXECUTE FUNCTION refuse_domain();
+         CREATE TABLE tv_unseen (id int);
+         CREATE FUNCTION app.unseen() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_unseen VALUES (1); RETURN 1; END $$",
+    )
+    .await;
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    let (_, moved) = env.moved(async { wire.ask(&[unnamed("SELECT app.unseen()", &[]), sync()].concat()) }).await;
+    assert_eq!(moved, "unseen: * +1");
+    env.stop().await;
+}
+
+/// Which domain a table belongs to, the server says where all tracked tables are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_renamed_and_made_behind_our_back() {
+    let config = "[catalog]\nrefresh_ms = 3600000\n".to_owned();
+    let env = Env::with(Setup { config, ..Setup::default() }).await;
+    env.direct("CREATE TABLE tv_shade (id int); CREATE TABLE tv_gone (id int)").await;
+    env.settle_catalog().await;
+    env.direct("ALTER TABLE tv_shade RENAME TO tv_hue; ALTER TABLE tv_gone RENAME TO gone").await;
+    let rows = [
+        ("INSERT INTO tv_hue VALUES (ID)", "hue: * +1"),
+        ("INSERT INTO gone VALUES (ID)", ""),
+        ("INSERT INTO tv_plain VALUES (ID)", "plain: * +1"),
+        ("WITH h AS (INSERT INTO tv_hue VALUES (ID)) INSERT INTO tv_plain VALUES (ID)", "hue: * +1; plain: * +1"),
+    ];
+    let new = [("INSERT INTO tv_new VALUES (ID)", "new: * +1")];
+    let mut id = 100;
+    for (made, rows) in [("SELECT 1", &rows[..]), ("CREATE TABLE tv_new (id int)", &rows[..]), ("SELECT 1", &new[..])] {
+        env.direct(made).await;
+        for (sql, expected) in rows {
+            for simple in [false, true] {
+                id += 1;
+                let text = format!("SELECT app.dynamic('{}')", sql.replace("ID", &id.to_string()));
+                let bytes = if simple { query(&text) } else { [unnamed(&text, &[]), sync()].concat() };
+                // A session of its own: counters of a new table that are not flushed yet would count again.
+                let mut wire = Wire::login(env.port);
+                let (answer, moved) = env.moved(async { wire.ask(&bytes) }).await;
+                assert_eq!(&moved, expected, "{made}; {text}, simple: {simple}: {answer}");
+            }
+        }
+    }
+    env.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn counters_of_earlier_transactions_do_not_count() {
     let env = Env::new(Route::Direct).await;
