@@ -30,8 +30,8 @@ SECONDS_EACH ?= $(if $(QUICK),0.4,1)
 REPETITIONS ?= $(if $(QUICK),3,5)
 bench: tools
 	./scripts/install-tools.sh haproxy
-	$(CARGO) build --release --locked
-	PATH="$$PATH:/usr/sbin" $(CARGO) run --release --locked --package turnstile-bench -- \
+	$(CARGO) build --release --locked --package pg-turnstile --package turnstile-bench
+	PATH="$$PATH:/usr/sbin" ./target/release/turnstile-bench \
 		--seconds $(SECONDS_EACH) --repetitions $(REPETITIONS) --pgbouncer "$${PGBOUNCER_NEW:-target/tools/pgbouncer/pgbouncer}" \
 		$(if $(QUICK),--quick) $(if $(ONLY),--only "$(ONLY)") $(if $(QUICK)$(ONLY),--results target/bench)
 
