@@ -8,15 +8,15 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::sync::CancellationToken;
 
+use super::signals::{Signal, Signals};
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
@@ -24,9 +24,6 @@ use crate::session::{ClientStep, Event, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::framing::run_bytes;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
-
-/// A session whose sockets are never idle asks the signals this often.
-const SIGNALS_EVERY_TURNS: usize = 64;
 
 thread_local! {
     /// What sockets are read into: a connection without work holds no buffer.
@@ -118,35 +115,6 @@ pub(super) struct Pump {
     reads: u32,
 }
 
-/// What ends a session that the sockets do not end.
-struct Signals<'a, 'b> {
-    drain: Pin<&'a mut WaitForCancellationFuture<'b>>,
-    kill: Pin<&'a mut WaitForCancellationFuture<'b>>,
-    deadline: Option<Pin<Box<Sleep>>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Signal {
-    Drain,
-    Kill,
-    Deadline,
-}
-
-impl Signals<'_, '_> {
-    fn poll(&mut self, context: &mut Context<'_>, draining: bool) -> Poll<Signal> {
-        if self.kill.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Signal::Kill);
-        }
-        if !draining && self.drain.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Signal::Drain);
-        }
-        match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(context).map(|()| Signal::Deadline),
-            None => Poll::Pending,
-        }
-    }
-}
-
 impl Connection {
     /// Relays what has begun and then everything, until a side closes. `name` is that of everything of ours on the
     /// server connection.
@@ -200,37 +168,21 @@ impl Pump {
     }
 
     pub(super) async fn run(&mut self, drain: &CancellationToken, kill: &CancellationToken) -> io::Result<Ending> {
-        let drained = pin!(drain.cancelled());
-        let killed = pin!(kill.cancelled());
-        let mut signals = Signals { drain: drained, kill: killed, deadline: None };
+        let (drain, kill) = (pin!(drain.cancelled()), pin!(kill.cancelled()));
+        let mut signals = Signals::new(drain, kill);
         let mut draining = false;
-        let mut turn: usize = 0;
         loop {
             self.write_out()?;
             if let Some(ending) = self.ending(draining) {
                 return self.finish(ending).await;
             }
             self.close_server_side().await;
-            if self.last_words && signals.deadline.is_none() {
-                signals.deadline = Some(Box::pin(sleep(limits::LAST_WORDS_TIMEOUT)));
+            if self.last_words {
+                signals.end_within(limits::LAST_WORDS_TIMEOUT);
             }
-            // Asking the signals takes a lock that all sessions share. They have the task's waker from the first
-            // turn on, so that they are asked only when the task was woken for no socket, and now and then.
-            let always = turn.is_multiple_of(SIGNALS_EVERY_TURNS) || signals.deadline.is_some();
-            turn = turn.wrapping_add(1);
-            let mut woken = false;
-            let wake = poll_fn(|context| {
-                let sockets = self.poll_sockets(context).map_ok(|()| None);
-                let asks = match sockets {
-                    Poll::Ready(Err(_)) => false,
-                    Poll::Ready(Ok(_)) => always,
-                    Poll::Pending => always || woken,
-                };
-                woken = true;
-                if asks && let Poll::Ready(signal) = signals.poll(context, draining) {
-                    return Poll::Ready(Ok(Some(signal)));
-                }
-                sockets
+            let wake = poll_fn(|context| match signals.poll(context) {
+                Poll::Ready(signal) => Poll::Ready(Ok(Some(signal))),
+                Poll::Pending => self.poll_sockets(context).map_ok(|()| None),
             });
             match wake.await? {
                 None => {}

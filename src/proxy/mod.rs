@@ -6,6 +6,7 @@ pub mod connect;
 pub mod connection;
 pub mod listener;
 pub mod login;
+mod signals;
 #[cfg(test)]
 mod simulation;
 pub mod socket;

@@ -4,6 +4,10 @@
 //! fault the client must get the same bytes as straight from the model; always it must end, and each committed write
 //! must have its bump. `SIMULATION_SEEDS=17..18` replays a seed.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -212,4 +216,50 @@ fn random_programs_in_pieces() {
     for seed in seeds {
         runtime.block_on(check(seed));
     }
+}
+
+/// What wakes a task, and whether it did.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Woken {
+    async fn wait(&self) {
+        while !self.0.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One turn of the session answers to both: the second wake would never come.
+#[tokio::test]
+async fn a_drain_that_comes_with_bytes_is_heard() {
+    let (mut client, client_socket) = pair(false).await;
+    let (mut server, server_socket) = pair(false).await;
+    let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
+    let mut pump = pump_for_tests(client_socket, server_socket, logged_in(1));
+    let mut session = pin!(pump.run(&drain, &kill));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut turn = || {
+        woken.0.store(false, Ordering::SeqCst);
+        session.as_mut().poll(&mut Context::from_waker(&waker))
+    };
+    for _ in 0..3 {
+        assert!(turn().is_pending());
+        server.write_all(&encode::message(b'A', b"\0\0\0\x07channel\0\0")).await.unwrap();
+        woken.wait().await;
+    }
+    drain.cancel();
+    while let Poll::Pending = turn() {
+        assert!(woken.0.load(Ordering::SeqCst), "nothing will wake it");
+    }
+    let mut said = Vec::new();
+    client.read_to_end(&mut said).await.unwrap();
+    assert!(String::from_utf8_lossy(&said).contains("57P01"));
 }
