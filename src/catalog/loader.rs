@@ -15,7 +15,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use super::Catalog;
+use super::{Calls, Catalog};
 use super::control::{self, ControlError, ControlPool};
 use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
 use crate::config::{AuditAround, Config};
@@ -461,7 +461,7 @@ impl Reader {
         };
         let rows = match rows {
             // A pooler hands the server on at the first of the two ReadyForQuery that FunctionCall and Sync get.
-            Ok(rows) if self.config.has_pooler => CatalogRows { bump_function: None, ..rows },
+            Ok(rows) if self.config.has_pooler => CatalogRows { calls: None, pooled: true, ..rows },
             Ok(rows) => rows,
             Err(error) => return Ok(self.unread(&error.into())),
         };
@@ -573,7 +573,8 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
         system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
         functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
         relations: with_triggers_and_cascades(client, &relations).await?,
-        bump_function: client.query_one(BUMP_FUNCTION, &[]).await?.try_get(0)?,
+        calls: client.query_opt(CALLS, &[]).await?.as_ref().map(calls_row).transpose()?,
+        pooled: false,
         own_equality: client.query_one(OWN_EQUALITY, &[]).await?.try_get(0)?,
         type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
@@ -594,8 +595,9 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
 const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
 /// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
-const BUMP_FUNCTION: &str = "SELECT CASE WHEN current_setting('server_version_num')::int < 180000 \
-     THEN 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid END";
+const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid, \
+     'turbo.fn_measured(oid[],text[],bool,text)'::regprocedure::oid \
+     WHERE current_setting('server_version_num')::int < 180000";
 const TYPE_CHECKS: &str = include_str!("types.sql");
 const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
 const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset";
@@ -612,6 +614,10 @@ const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgd
 const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c', 'n', 'd'), k.confupdtype IN ('c', 'n', 'd') \
      FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
 const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
+
+fn calls_row(row: &tokio_postgres::Row) -> Result<Calls, tokio_postgres::Error> {
+    Ok(Calls { bump: row.try_get(0)?, measured: row.try_get(1)? })
+}
 
 fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres::Error> {
     Ok(FunctionRow {

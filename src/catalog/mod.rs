@@ -147,6 +147,15 @@ pub fn oid_array<'a>(oids: impl IntoIterator<Item = &'a u32>) -> Arc<str> {
     format!("{{{}}}", words.join(",")).into()
 }
 
+/// OIDs of functions of ours that are asked for by FunctionCall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calls {
+    /// `turbo.fn_bump_one`.
+    pub bump: u32,
+    /// `turbo.fn_measured`.
+    pub measured: u32,
+}
+
 /// An immutable view of one database.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -199,9 +208,11 @@ pub struct Catalog {
     pub reach: HashMap<String, Reach>,
     /// Functions of the system that run SQL which they are given.
     pub unsafe_system_oids: HashSet<u32>,
-    /// `turbo.fn_bump_one`, where the server can be asked by FunctionCall: it is PostgreSQL itself, no pooler, and
+    /// Functions of ours to ask for by FunctionCall, where that commits: the server is PostgreSQL itself, no pooler, and
     /// older than 18.
-    pub bump_function: Option<u32>,
+    pub calls: Option<Calls>,
+    /// A pooler stands before the server: what a session has told one server connection, the next transaction may not find.
+    pub pooled: bool,
     /// Functions that may be called through FunctionCall, by OID, without leading to a write.
     pub harmless_oids: HashSet<u32>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::danger::{Danger, Graph};
-use super::{Catalog, Relation, TenantColumn, TenantType, Tracked, oid_array};
+use super::{Calls, Catalog, Relation, TenantColumn, TenantType, Tracked, oid_array};
 use crate::effect::unknown::UnknownReason;
 
 /// A function, procedure or aggregate outside of the system schemas.
@@ -127,8 +127,10 @@ pub struct CatalogRows {
     pub tenant_column: String,
     /// The application made an operator `=` for uuid or text: that a column equals a value is not what it says.
     pub own_equality: bool,
-    /// OID of `turbo.fn_bump_one`, where FunctionCall reaches it.
-    pub bump_function: Option<u32>,
+    /// Functions of ours, where FunctionCall reaches them.
+    pub calls: Option<Calls>,
+    /// A pooler stands before the server.
+    pub pooled: bool,
 }
 
 /// Functions of `pg_catalog` that run SQL which they are given, or whatever a relation's definition
@@ -193,7 +195,8 @@ impl CatalogRows {
             cascades: self.cascades.clone(),
             event_triggers: self.event_triggers,
             own_equality: self.own_equality,
-            bump_function: self.bump_function,
+            calls: self.calls,
+            pooled: self.pooled,
             set_returning: self.set_returning.iter().cloned().collect(),
             unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
             ..Catalog::default()

@@ -144,8 +144,19 @@ pub struct Measured {
     pub triggers: Arc<str>,
     /// Which part of the statement runs.
     pub portion: Portion,
+    /// What is compared.
+    pub baseline: Baseline,
     /// The catalog is the server's, readers know its domains, and no bump cascades.
     pub flat: bool,
+}
+
+/// What a measurement compares with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// What `turbo.fn_measure_begin` has remembered.
+    Remembered,
+    /// Counters of 0: they began anew with the transaction, and nothing has moved them.
+    Zero,
 }
 
 /// How much of its statement one Execute runs.
@@ -207,6 +218,22 @@ impl Measured {
         given && self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
     }
 
+    /// Parameters of `turbo.fn_measured`, where that measures all there is.
+    fn plain_parameters(&self, settings: &str) -> Option<[Option<&str>; 4]> {
+        let Looks::Scope(scope) = &self.looks else { return None };
+        let plain = self.baseline == Baseline::Zero && self.is_plain(settings);
+        let parts = if scope.parted { "true" } else { "false" };
+        plain.then_some([Some(&scope.relations), Some(&scope.domains), Some(parts), Some(SUMMARY)])
+    }
+
+    /// The counters that stand for those of before.
+    const fn before(&self) -> Option<&'static str> {
+        match self.baseline {
+            Baseline::Remembered => None,
+            Baseline::Zero => Some("0/0/,"),
+        }
+    }
+
     fn relations_sql(&self) -> String {
         self.relations().map_or_else(|| "NULL".to_owned(), literal)
     }
@@ -261,9 +288,13 @@ impl Injector {
     /// Messages that bump what moved.
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
+        if let Some(parameters) = measured.plain_parameters(&self.settings) {
+            let types = [OID_ARRAY, TEXT_ARRAY, BOOL, TEXT];
+            return self.group_of("SELECT turbo.fn_measured($1, $2, $3, $4)", &types, &parameters);
+        }
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY, BOOL],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY, BOOL, TEXT],
             &[
                 measured.relations(),
                 Some(measured.domains()),
@@ -274,8 +305,19 @@ impl Injector {
                 Some(measured.portion.sql()),
                 measured.triggers(),
                 Some(if measured.is_plain(&self.settings) { "true" } else { "false" }),
+                measured.before(),
             ],
         )
+    }
+
+    /// A FunctionCall of `turbo.fn_measured`, where that measures all there is; it ends the transaction, as
+    /// [`Injector::call`] does.
+    #[must_use]
+    pub fn measure_call(&self, function: u32, measured: &Measured) -> Option<Vec<u8>> {
+        let parameters = measured.plain_parameters(&self.settings)?;
+        let mut out = Vec::with_capacity(160);
+        encode::function_call(function, &parameters, &mut out);
+        Some(out)
     }
 
     /// Messages that compare what moved with what was expected.
@@ -378,8 +420,12 @@ impl Injector {
     /// SQL that bumps what moved.
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
+        if let Some(parameters) = measured.plain_parameters(&self.settings) {
+            let words = parameters.map(|word| literal(word.unwrap_or_default())).join(", ");
+            return format!("SELECT turbo.fn_measured({words}) AS \"{}\"", self.name);
+        }
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}{}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}{}{}) AS \"{}\"",
             measured.relations_sql(),
             literal(measured.domains()),
             literal(measured.scope()),
@@ -388,6 +434,7 @@ impl Injector {
             literal(SUMMARY),
             measured.triggers().map(|known| format!(", triggers => {}", literal(known))).unwrap_or_default(),
             if measured.is_plain(&self.settings) { ", plain => true" } else { "" },
+            measured.before().map(|counters| format!(", before => {}", literal(counters))).unwrap_or_default(),
             self.name
         )
     }
@@ -498,6 +545,7 @@ mod tests {
                 deferred: "{7}".into(),
                 triggers: "{8}".into(),
                 portion: Portion::Whole,
+                baseline: Baseline::Remembered,
                 flat: true,
             }),
             "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::bump::{Audit, Measured, Portion};
+use super::bump::{Audit, Portion};
+use super::measure::{Execution, moves_counters};
 use super::outstanding::{Purpose, Request, SyncRequest};
 use super::prepared::{Act, Portal, Prepared};
 use super::transaction::Context;
 use super::{BeforeSync, ClientStep, CopyIn, Event, Output, Phase, Session, StatementClass};
-use crate::catalog::Scope;
 use crate::effect::unknown::UnknownReason;
 use crate::effect::{Analysis, Control};
 use crate::wire::frontend::{Bind, Named, Parse, execute_portal, execute_rows, function_call_oid};
@@ -137,12 +137,16 @@ impl Session {
             (false, 0) => Portion::Whole,
             (false, _) => Portion::First,
         };
-        let write = self.execute(act, (portal.scope.as_ref(), portion), out);
+        let moves = moves_counters(&act) || portal.ddl;
+        let execution = Execution { scope: portal.scope.as_ref(), portion, copy_in: portal.copy_in };
+        let write = self.execute(act, execution, out);
+        if moves {
+            self.counters.on_write();
+        }
         if portal.copy_in {
             self.copies_in_flight += 1;
             self.copy_in = CopyIn::Expected;
-            // In copy-in mode any message of ours would make the COPY fail.
-            self.measure_after_copy = Some(std::mem::take(&mut out.behind)).filter(|end| !end.is_empty());
+            self.end_behind_copy(std::mem::take(&mut out.behind));
         }
         self.outstanding.push(Request::Execute { write, first_of, ends_block, copy_in: portal.copy_in });
         if !out.behind.is_empty() {
@@ -218,7 +222,7 @@ impl Session {
 
     /// Notes what the Execute does; returns the number of its write. Injected groups that go before
     /// it are in `out.to_server`.
-    fn execute(&mut self, act: Act, (scope, portion): (Option<&Arc<Scope>>, Portion), out: &mut Output) -> Option<u64> {
+    fn execute(&mut self, act: Act, execution: Execution<'_>, out: &mut Output) -> Option<u64> {
         match act {
             Act::Harmless => out.events.push(Event::Statement(StatementClass::Harmless)),
             Act::Alone => out.events.push(Event::Statement(StatementClass::Alone)),
@@ -232,8 +236,8 @@ impl Session {
                     return Some(write);
                 }
             }
-            Act::Measure(reason) => self.measure(reason, (scope, portion), out),
-            Act::Fetch(_) => self.measure(UnknownReason::Cursor, (None, portion), out),
+            Act::Measure(reason) => self.measure(reason, execution, out),
+            Act::Fetch(_) => self.measure(UnknownReason::Cursor, Execution { scope: None, ..execution }, out),
             Act::Control(control) => self.execute_control(control, out),
             Act::MayCommit(reason) => {
                 self.unit.bump_all_after += 1;
@@ -242,19 +246,6 @@ impl Session {
             }
         }
         None
-    }
-
-    /// Puts a measurement around the Execute at hand.
-    fn measure(&mut self, reason: UnknownReason, (scope, portion): (Option<&Arc<Scope>>, Portion), out: &mut Output) {
-        out.events.push(Event::Statement(StatementClass::Measured));
-        out.events.push(Event::Measured(reason));
-        self.names.forget_cursors();
-        if self.context() != Context::Failed {
-            let measured = Measured { portion, ..self.measured(scope) };
-            out.to_server.append(&mut self.injector.measure_begin(&measured));
-            out.behind.append(&mut self.injector.measure_end(&measured));
-            self.push_injected(Purpose::MeasureBegin);
-        }
     }
 
     fn execute_control(&mut self, control: Control, out: &mut Output) {
@@ -289,7 +280,10 @@ impl Session {
             self.outstanding.push(Request::Sync(SyncRequest { unless_copy: true, ..SyncRequest::default() }));
             return ClientStep::Relay;
         }
-        self.end_measured_copy(out);
+        if self.end_measurement_and_unit(out) {
+            return ClientStep::Replace;
+        }
+        self.end_measurement(out);
         match self.context() {
             Context::Block => {}
             Context::Failed => self.pending.forget(),
@@ -311,7 +305,7 @@ impl Session {
         ClientStep::Relay
     }
 
-    fn end_unit(&mut self) {
+    pub(super) fn end_unit(&mut self) {
         let changes_block = self.unit.context.is_some();
         self.unconfirmed += usize::from(changes_block);
         self.settings_in_flight += usize::from(self.unit.changes_settings);
@@ -345,6 +339,7 @@ impl Session {
         } else {
             out.events.push(Event::Statement(StatementClass::Measured));
             out.events.push(Event::Measured(UnknownReason::FunctionCallMessage));
+            self.counters.on_write();
             out.to_server.append(&mut self.injector.bump_all(1));
             self.push_injected(Purpose::BumpAll);
         }

@@ -35,6 +35,7 @@ mod bump;
 mod copy;
 pub mod event;
 mod extended;
+mod measure;
 mod outstanding;
 mod prepared;
 mod rewrite;
@@ -50,13 +51,13 @@ use std::sync::Arc;
 
 pub use event::{Event, StatementClass};
 
-use self::bump::{Bumps, Condition, Injector, Looks, Measured, One, Portion};
+use self::bump::{Bumps, Condition, Injector, One};
 use self::copy::CopyTenants;
+use self::measure::{Counters, OpenMeasurement};
 use self::outstanding::{OutstandingRequests, Purpose, Request};
 use self::prepared::Names;
 use self::rewrite::Characters;
 use self::transaction::{Context, PendingWrites, Unit};
-use crate::catalog::Scope;
 use crate::effect::cache::Analyzer;
 use crate::effect::keys::KnownKeys;
 use crate::effect::lexer::is_lexable_encoding;
@@ -186,8 +187,10 @@ pub struct Session {
     own_ddl: bool,
     /// The tenants of the COPY FROM STDIN that is under way.
     copy_tenants: Option<CopyTenants>,
-    /// A measured COPY FROM STDIN is under way: what ends the measurement.
-    measure_after_copy: Option<Vec<u8>>,
+    /// A measurement whose end is not sent yet.
+    open_measurement: Option<OpenMeasurement>,
+    /// What is known of the server's counters.
+    counters: Counters,
     /// Outstanding messages that may change how strings are read.
     settings_in_flight: usize,
     /// A statement may have changed how strings are read: the end of its transaction may change it back.
@@ -241,7 +244,8 @@ impl Session {
             copy_in: CopyIn::No,
             own_ddl: false,
             copy_tenants: None,
-            measure_after_copy: None,
+            open_measurement: None,
+            counters: Counters::default(),
             settings_in_flight: 0,
             settings_unsettled: false,
             copies_in_flight: 0,
@@ -255,6 +259,8 @@ impl Session {
     /// Replaces what is known about the database.
     pub fn set_view(&mut self, view: View) {
         self.view = view;
+        // Other relations may be tracked now.
+        self.counters = Counters::Unknown;
     }
 
     /// Whether the start-up phase is over.
@@ -333,7 +339,7 @@ impl Session {
     }
 
     fn on_statement_message(&mut self, message_type: u8, body: &[u8], whole: bool, out: &mut Output) -> ClientStep {
-        self.end_measured_copy(out);
+        self.end_measurement(out);
         match message_type {
             frontend::QUERY if whole => self.on_query(body, out),
             frontend::QUERY => self.on_opaque_query(out),
@@ -386,15 +392,6 @@ impl Session {
             Some(Request::Sync(sync)) => sync.bump_all_after > 0,
             Some(Request::Rollback | Request::FunctionCall { .. }) => true,
             _ => false,
-        }
-    }
-
-    /// Behind a measured COPY FROM STDIN the measurement ends with the next message that is no copy
-    /// data.
-    fn end_measured_copy(&mut self, out: &mut Output) {
-        if let Some(mut measure_end) = self.measure_after_copy.take() {
-            out.to_server.append(&mut measure_end);
-            self.push_injected(Purpose::MeasureEnd);
         }
     }
 
@@ -519,14 +516,15 @@ impl Session {
         }
         let Some(condition) = self.settle_condition(out) else { return BeforeSync::Hold };
         let bumps = self.pending.take();
-        let function = self.view.analyzer.catalog.bump_function.filter(|_| self.unit.bump_all_after == 0);
-        let (Some(function), Some(one)) = (function, One::of(&bumps)) else {
+        let calls = self.view.analyzer.catalog.calls.filter(|_| self.unit.bump_all_after == 0);
+        let (Some(calls), Some(one)) = (calls, One::of(&bumps)) else {
             self.inject_bumps(&bumps, condition, out);
             return BeforeSync::Sync;
         };
         let known = one.is_known(self.keys());
-        out.to_server.append(&mut Injector::call(function, &one, known, condition));
-        self.outstanding.push(Request::Call { learns: (!known).then(|| one.key()), executed: false, sync_sent: false });
+        out.to_server.append(&mut Injector::call(calls.bump, &one, known, condition));
+        let learns = (!known).then(|| one.key());
+        self.outstanding.push(Request::Call { purpose: Purpose::Bump, learns, executed: false, sync_sent: false });
         BeforeSync::Call
     }
 
@@ -575,24 +573,6 @@ impl Session {
 
     fn push_injected(&mut self, purpose: Purpose) {
         self.outstanding.push(Request::Injected { purpose, closes: bump::GROUP_CLOSES });
-    }
-
-    /// What a measurement has to look at: the relations that the statement may write, if the catalog that
-    /// says so is the server's.
-    fn measured(&self, scope: Option<&Arc<Scope>>) -> Measured {
-        let catalog = &self.view.analyzer.catalog;
-        let looks = match scope {
-            _ if !self.is_fresh() => Looks::Server,
-            Some(scope) => Looks::Scope(Arc::clone(scope)),
-            None => Looks::Every(Arc::clone(&catalog.tracked)),
-        };
-        Measured {
-            looks,
-            deferred: Arc::clone(&catalog.deferred),
-            triggers: Arc::clone(&catalog.deferrable_triggers),
-            portion: Portion::Whole,
-            flat: self.keys().is_some() && !catalog.has_unseen_domains,
-        }
     }
 
     /// A statement is about to be sent; whether it may change how strings are read, by itself or by ending or

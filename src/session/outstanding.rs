@@ -124,6 +124,8 @@ pub enum Request {
     Sync(SyncRequest),
     /// A bump of ours by FunctionCall, before the Sync of a unit outside of a block.
     Call {
+        /// What for.
+        purpose: Purpose,
         /// What readers see once it is committed, if they may not yet.
         learns: Option<Key>,
         /// It has been executed: what fails now is the commit, which is the client's.

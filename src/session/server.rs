@@ -106,17 +106,24 @@ impl Session {
                 Some(Request::Injected { purpose, .. }) => *purpose,
                 _ => Purpose::Bump,
             };
-            report_result(purpose, body.get(6..).unwrap_or_default(), &mut out.events);
-            if body.ends_with(b" l") || body.ends_with(b" l c") {
-                // The measured statement has made its transaction read-only.
-                self.bumps_owed = self.bumps_owed.saturating_add(1);
-            }
-            if body.ends_with(b" c") {
-                // What was measured has changed definitions.
-                self.note_ddl(out);
-            }
+            self.on_result(purpose, body.get(6..).unwrap_or_default(), out);
         }
         ServerStep::Drop
+    }
+
+    /// What a function of ours says: log rows, and letters behind them (`turbo.fn_measure_end`).
+    fn on_result(&mut self, purpose: Purpose, text: &[u8], out: &mut Output) {
+        report_result(purpose, text, &mut out.events);
+        for letter in text.split(|byte| *byte == b' ').skip(1) {
+            match letter {
+                // The measured statement has made its transaction read-only.
+                b"l" => self.bumps_owed = self.bumps_owed.saturating_add(1),
+                // What was measured has changed definitions.
+                b"c" => self.note_ddl(out),
+                b"f" if !self.view.analyzer.catalog.pooled => self.counters.on_flush(),
+                _ => {}
+            }
+        }
     }
 
     /// A notice may point into a text that we changed.
@@ -256,7 +263,7 @@ impl Session {
         self.flushed = false;
         self.copy_in = CopyIn::No;
         self.copy_tenants = None;
-        self.measure_after_copy = None;
+        self.forget_measurement(self.unit_of_front());
         match self.outstanding.front_mut() {
             Some(Request::Query(_)) => return self.on_query_error(body_bytes, body, out),
             // As any FunctionCall.
@@ -440,6 +447,9 @@ impl Session {
         if status != TransactionStatus::InTransaction {
             self.after_transaction(status);
         }
+        if status == TransactionStatus::Idle {
+            self.counters.on_idle(self.outstanding.is_empty());
+        }
         match request {
             Some(Request::Query(query)) => self.on_query_ready(*query, status, out),
             Some(Request::Sync(sync)) => {
@@ -476,10 +486,11 @@ impl Session {
     /// What our FunctionCall returned: log rows; its transaction is not committed yet.
     fn on_call_result(&mut self, body: &[u8], out: &mut Output) -> ServerStep {
         let rows = body.get(4..).unwrap_or_default();
-        report_result(Purpose::Bump, rows, &mut out.events);
-        if let Some(Request::Call { learns, executed, .. }) = self.outstanding.front_mut() {
+        if let Some(Request::Call { purpose, learns, executed, .. }) = self.outstanding.front_mut() {
             *executed = true;
             learns.take_if(|_| rows == b"0");
+            let purpose = *purpose;
+            self.on_result(purpose, rows, out);
         }
         ServerStep::Drop
     }

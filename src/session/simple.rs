@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::bump::{Audit, BumpTenant, Condition, Effect, Looks, Measured, One};
+use super::bump::{Audit, Baseline, BumpTenant, Condition, Effect, Looks, Measured, One};
 use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
+use super::measure::{Counters, moves_counters};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
 use super::transaction::Context;
@@ -23,6 +24,8 @@ struct Position {
     pending: bool,
     /// A statement of this text may have changed definitions.
     stale: bool,
+    /// What is known of the server's counters there.
+    counters: Counters,
     /// What readers see once the bump behind the only statement is committed, if they may not yet.
     learns: Option<Key>,
 }
@@ -32,7 +35,10 @@ impl Session {
         let text = match query_text(body) {
             Some(text) if self.is_active() => text,
             // Without versions, or a protocol violation: the server has the word.
-            _ => return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() }),
+            _ => {
+                self.counters.on_write();
+                return self.relay_query(QueryRequest { changes_block: true, ..QueryRequest::default() });
+            }
         };
         if !self.settings.lexable && !text.is_ascii() {
             return self.on_opaque_query(out);
@@ -139,6 +145,10 @@ impl Session {
 
     fn send_query(&mut self, text: &[u8], analysis: &Analysis, out: &mut Output) -> ClientStep {
         let context = self.context();
+        let counters = self.counters;
+        if analysis.statements.iter().any(|statement| self.moves_counters(statement)) {
+            self.counters.on_write();
+        }
         let ddl = analysis.statements.iter().any(|statement| statement.ddl);
         for statement in &analysis.statements {
             self.names.forget_statements(statement.forgets.as_ref());
@@ -191,7 +201,11 @@ impl Session {
                 _ => {}
             }
         }
-        self.send_rewritten(text, analysis, query, out)
+        self.send_rewritten(text, analysis, query, counters, out)
+    }
+
+    fn moves_counters(&self, statement: &Statement) -> bool {
+        statement.ddl || moves_counters(&self.act(statement))
     }
 
     /// Whether the server is asked if the analysis of this statement is right.
@@ -205,6 +219,7 @@ impl Session {
         text: &[u8],
         analysis: &Analysis,
         mut query: QueryRequest,
+        counters: Counters,
         out: &mut Output,
     ) -> ClientStep {
         let context = self.context();
@@ -214,6 +229,7 @@ impl Session {
             fresh: context == Context::Implicit && !self.unit.open,
             pending: !self.pending.is_empty(),
             stale: false,
+            counters,
             learns: None,
         };
         let had_pending = position.pending;
@@ -304,6 +320,9 @@ impl Session {
                 self.rewrite_measured(UnknownReason::Cursor, &measured, (start, end), rewriter, position, out);
             }
         }
+        if self.moves_counters(statement) {
+            position.counters.on_write();
+        }
         if !alone {
             position.fresh &= position.context == Context::Implicit;
         }
@@ -362,7 +381,8 @@ impl Session {
     /// Behind a statement that may have changed definitions only the server knows what there is to look at.
     fn measured_in(&self, position: &Position, statement: &Statement) -> Measured {
         let measured = self.measured(statement.scope.as_ref());
-        if position.stale { Measured { looks: Looks::Server, ..measured } } else { measured }
+        let looks = if position.stale { Looks::Server } else { measured.looks };
+        Measured { looks, ..measured }.since(position.counters)
     }
 
     fn rewrite_measured(
@@ -379,7 +399,9 @@ impl Session {
         self.names.forget_cursors();
         out.events.push(Event::Statement(StatementClass::Measured));
         out.events.push(Event::Measured(reason));
-        rewriter.before(start, &self.injector.measure_begin_sql(measured));
+        if measured.baseline == Baseline::Remembered {
+            rewriter.before(start, &self.injector.measure_begin_sql(measured));
+        }
         rewriter.behind(end, &self.injector.measure_end_sql(measured));
     }
 
@@ -393,6 +415,7 @@ impl Session {
         if !self.inject_pending(out) {
             return ClientStep::Hold;
         }
+        self.counters.on_write();
         out.events.push(Event::Statement(StatementClass::NotAtomic));
         out.events.push(Event::Measured(if self.settings.lexable {
             UnknownReason::TooLong

@@ -87,7 +87,11 @@ pub struct Model {
     levels: Vec<(String, Work)>,
     block: Block,
     xid: bool,
+    /// Rows that were changed since the server added up, of earlier transactions too.
     counter: u64,
+    /// It adds up at the end of the transaction; else at every third.
+    adds_up: bool,
+    ended: usize,
     measured: Option<u64>,
     statements: HashMap<Vec<u8>, String>,
     portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
@@ -97,6 +101,8 @@ pub struct Model {
     pub received: Vec<Message>,
     /// FunctionCall does not end it, and says so.
     pub keeps_implicit_block: bool,
+    /// It can be told when to add up.
+    pub flushes: bool,
 }
 
 /// An error: its SQLSTATE.
@@ -110,6 +116,8 @@ impl Model {
             block: Block::No,
             xid: false,
             counter: 0,
+            adds_up: false,
+            ended: 0,
             measured: None,
             statements: HashMap::new(),
             portals: HashMap::new(),
@@ -118,12 +126,14 @@ impl Model {
             sent: VecDeque::new(),
             received: Vec::new(),
             keeps_implicit_block: false,
+            flushes: true,
         }
     }
 
-    /// One seed of three has a server whose FunctionCall leaves the implicit transaction to Sync.
+    /// One seed of three has a server whose FunctionCall leaves the implicit transaction to Sync, one of five a server
+    /// that adds up when it likes.
     pub fn of(seed: u64) -> Self {
-        Self { keeps_implicit_block: seed % 3 == 2, ..Self::new() }
+        Self { keeps_implicit_block: seed % 3 == 2, flushes: seed % 5 > 0, ..Self::new() }
     }
 
     pub fn flush(&mut self) {
@@ -144,6 +154,12 @@ impl Model {
     }
 
     fn ready(&mut self) {
+        if self.block == Block::No {
+            self.ended += 1;
+            if std::mem::take(&mut self.adds_up) || self.ended.is_multiple_of(3) {
+                self.counter = 0;
+            }
+        }
         let status = match self.block {
             Block::No => b"I",
             Block::Open => b"T",
@@ -168,7 +184,6 @@ impl Model {
         }
         self.block = Block::No;
         self.xid = false;
-        self.counter = 0;
         self.measured = None;
         self.portals.clear();
     }
@@ -266,8 +281,8 @@ impl Model {
             }
             _ if text.starts_with("SELECT turbo.") => {
                 self.begin_work();
-                let count = self.ours(text, parameters);
-                self.rows("_t", &count.to_string(), describe);
+                let result = self.ours(text, parameters);
+                self.rows("_t", &result, describe);
             }
             other => panic!("the model does not know {other:?}"),
         }
@@ -281,7 +296,14 @@ impl Model {
     }
 
     /// Our functions.
-    fn ours(&mut self, text: &str, parameters: &[String]) -> usize {
+    fn ours(&mut self, text: &str, parameters: &[String]) -> String {
+        let measures = text.contains("fn_measured") || text.contains("fn_measure_end");
+        let rows = self.log_rows(text, parameters);
+        self.adds_up |= measures && self.flushes;
+        if measures && self.flushes { format!("{rows} f") } else { rows.to_string() }
+    }
+
+    fn log_rows(&mut self, text: &str, parameters: &[String]) -> usize {
         let (name, rest) = text.strip_prefix("SELECT turbo.").unwrap().split_once('(').unwrap();
         let arguments = if parameters.is_empty() { literals(rest) } else { parameters.to_vec() };
         match name {
@@ -290,11 +312,18 @@ impl Model {
                 0
             }
             "fn_measure_end" => {
-                let Some(before) = self.measured else {
+                let zero = arguments.last().is_some_and(|before| before == "0/0/,");
+                let Some(before) = self.measured.or(zero.then_some(0)) else {
                     self.work().bumps.push("blind".into());
                     return 1;
                 };
                 if self.counter == before {
+                    return 0;
+                }
+                self.bump("", 1)
+            }
+            "fn_measured" => {
+                if !self.xid || self.counter == 0 {
                     return 0;
                 }
                 self.bump("", 1)
@@ -371,7 +400,11 @@ impl Model {
             return self.ready();
         }
         self.begin_work();
-        let rows = self.ours("SELECT turbo.fn_bump_one(", &bound(&body[4..])).to_string();
+        let name = match u32::from_be_bytes(body[..4].try_into().unwrap()) {
+            4242 => "SELECT turbo.fn_bump_one(",
+            _ => "SELECT turbo.fn_measured(",
+        };
+        let rows = self.ours(name, &bound(&body[4..]));
         self.say(b'V', &[&u32::try_from(rows.len()).unwrap().to_be_bytes(), rows.as_bytes()]);
         if self.block == Block::No && !self.keeps_implicit_block {
             self.end(true);
@@ -666,8 +699,8 @@ impl Run {
 /// A session behind its first ReadyForQuery.
 /// A session; two of three seeds bump by FunctionCall.
 pub fn logged_in(seed: u64) -> Session {
-    let bump_function = (!seed.is_multiple_of(3)).then_some(4242);
-    let catalog = crate::catalog::Catalog { bump_function, ..catalog_without_cascades() };
+    let calls = (!seed.is_multiple_of(3)).then_some(crate::catalog::Calls { bump: 4242, measured: 4243 });
+    let catalog = crate::catalog::Catalog { calls, ..catalog_without_cascades() };
     let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
     let mut session = Session::new(View { analyzer, fresh: true }, "_t");
     session.on_server(b'Z', 1, b"I", &mut Output::default());

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::{ClientStep, Need, Output, ServerStep, Session, View};
-use crate::catalog::Catalog;
+use crate::catalog::{Calls, Catalog};
 use crate::effect::EffectSettings;
 use crate::effect::cache::Analyzer;
 use crate::effect::test_support::{catalog, check_fixture, fixture};
@@ -202,7 +202,8 @@ fn run(script: &str) -> String {
                 }
             }
         } else if line == "! call" {
-            let catalog = Catalog { bump_function: Some(4242), ..catalog() };
+            let calls = Some(Calls { bump: 4242, measured: 4243 });
+            let catalog = Catalog { calls, ..catalog() };
             let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
             session.set_view(View { analyzer, fresh: true });
         } else if line == "! stale" {

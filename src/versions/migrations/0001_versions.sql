@@ -320,6 +320,30 @@ BEGIN
 END
 $function$;
 
+-- Rows of a relation that the session has changed. Written so that the planner takes it for its body: it costs no call.
+CREATE FUNCTION turbo.fn_count(relation oid) RETURNS int8
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(relation)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(relation)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(relation)
+$function$;
+
+-- The same of the catalogs that definitions other than those of relations write.
+CREATE FUNCTION turbo.fn_count_definitions() RETURNS int8
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT pg_catalog.pg_stat_get_xact_tuples_inserted(1255)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1255)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(1255)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2608)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(2608)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2620)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2618)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1249)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2615)
+$function$;
+
 -- What the server's counters say now: tuples that this backend wrote (this transaction's, and earlier
 -- ones' that are not flushed yet). Three parts between slashes: pg_class; the system tables that changes of
 -- other definitions write (pg_proc, pg_depend; where a change writes nothing else: pg_trigger, pg_rewrite,
@@ -334,25 +358,11 @@ AS $function$
 DECLARE
     v_relation pg_catalog.oid;
     v_count pg_catalog.int8;
-    v_classes pg_catalog.int8 := pg_catalog.pg_stat_get_xact_tuples_inserted(1259)
-        OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1259)
-        OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(1259);
-    v_counters pg_catalog.text := v_classes::pg_catalog.text OPERATOR(pg_catalog.||) '/' OPERATOR(pg_catalog.||)
-        (pg_catalog.pg_stat_get_xact_tuples_inserted(1255)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1255)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(1255)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_inserted(2608)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(2608)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2620)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2618)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1249)
-         OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2615))::pg_catalog.text
-        OPERATOR(pg_catalog.||) '/,';
+    v_classes pg_catalog.int8 := turbo.fn_count(1259);
+    v_counters pg_catalog.text := pg_catalog.concat(v_classes, '/', turbo.fn_count_definitions(), '/,');
 BEGIN
     FOREACH v_relation IN ARRAY relations LOOP
-        v_count := pg_catalog.pg_stat_get_xact_tuples_inserted(v_relation)
-            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(v_relation)
-            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(v_relation);
+        v_count := turbo.fn_count(v_relation);
         IF v_count OPERATOR(pg_catalog.<>) 0 THEN
             v_counters := v_counters OPERATOR(pg_catalog.||) v_relation::pg_catalog.text OPERATOR(pg_catalog.||) ':'
                 OPERATOR(pg_catalog.||) v_count::pg_catalog.text OPERATOR(pg_catalog.||) ',';
@@ -425,8 +435,28 @@ BEGIN
 END
 $function$;
 
+-- Has the counters of this session begin anew at 0 when its transaction ends, with or without success: the server adds
+-- them to the shared ones then, which it else does at most once a second. Where it can be told to (PostgreSQL 15) the
+-- result is ' f', else ''.
+CREATE FUNCTION turbo.fn_flush() RETURNS text
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT ''::pg_catalog.text
+$function$;
+DO $install$
+BEGIN
+    IF to_regprocedure('pg_catalog.pg_stat_force_next_flush()') IS NOT NULL THEN
+        CREATE OR REPLACE FUNCTION turbo.fn_flush() RETURNS text
+        LANGUAGE sql VOLATILE
+        AS $function$
+            SELECT pg_catalog.pg_stat_force_next_flush()::pg_catalog.text OPERATOR(pg_catalog.||) ' f'
+        $function$;
+    END IF;
+END
+$install$;
+
 -- After a measured statement: bumps the domains whose relations changed since fn_measure_begin, which got the
--- same relations. domains: theirs, in the same order ('{}': look them up). scope says what else the
+-- same relations; with before: since the counters were these. domains: theirs, in the same order ('{}': look them up). scope says what else the
 -- statement may write: 'these' nothing, 'parts' new parts of them, 'every' any tracked relation, also one that
 -- another session has just made. Where it cannot know (track_counts is off, the transaction ended in between, a
 -- relation that may have changed is gone) it bumps every domain. deferred: relations with deferrable triggers
@@ -435,22 +465,24 @@ $function$;
 -- domains are given and known to readers; no bump of them cascades or has a tenant, nothing is deferred, all of the
 -- statement has run: then, where no definition changed and no relation is new, the log is written right here, with the
 -- caller's rights, as in fn_bump_one: a third of the server's time. Returns the number of log rows, negative where it could not know; behind it an l
--- where the statement made the transaction read-only, so that the bumps must come later, and a c when definitions
--- changed.
+-- where the statement made the transaction read-only, so that the bumps must come later, a c when definitions
+-- changed, and an f where the counters begin anew with the next transaction.
 CREATE FUNCTION turbo.fn_measure_end(
     relations oid[], domains text[], scope text, settings text[], deferred oid[], summary text,
-    portion text DEFAULT 'whole', triggers oid[] DEFAULT NULL, plain boolean DEFAULT false) RETURNS text
+    portion text DEFAULT 'whole', triggers oid[] DEFAULT NULL, plain boolean DEFAULT false, before text DEFAULT NULL)
+    RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
-    v_before pg_catalog.text := pg_catalog.current_setting('turnstile.measured', true);
+    v_before pg_catalog.text := coalesce(before, pg_catalog.current_setting('turnstile.measured', true));
     v_after pg_catalog.text;
     v_known pg_catalog.oid[];
     v_deferred pg_catalog.oid[];
     v_rows pg_catalog.int8 := 1;
+    v_flush pg_catalog.text := turbo.fn_flush();
 BEGIN
     IF v_before OPERATOR(pg_catalog.<>) '' AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
-        RETURN '0';
+        RETURN '0' OPERATOR(pg_catalog.||) v_flush;
     END IF;
     IF plain AND pg_catalog.starts_with(v_before, '0/0/')
        AND pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
@@ -461,7 +493,7 @@ BEGIN
         END IF;
         v_after := turbo.fn_counters(v_known);
         IF v_after OPERATOR(pg_catalog.=) v_before THEN
-            RETURN '0';
+            RETURN '0' OPERATOR(pg_catalog.||) v_flush;
         END IF;
         IF pg_catalog.starts_with(v_after, '0/0/')
            AND pg_catalog.cardinality(v_known) OPERATOR(pg_catalog.=) pg_catalog.cardinality(relations) THEN
@@ -479,7 +511,7 @@ BEGIN
                        pg_catalog.split_part(pg_catalog.split_part(v_after, pg_catalog.concat(',', u.relation, ':'), 2), ',', 1);
                 GET DIAGNOSTICS v_rows := ROW_COUNT;
             END IF;
-            RETURN v_rows::pg_catalog.text;
+            RETURN v_rows::pg_catalog.text OPERATOR(pg_catalog.||) v_flush;
         END IF;
     END IF;
     v_known := relations;
@@ -498,10 +530,42 @@ BEGIN
         v_after := turbo.fn_counters(
             CASE WHEN scope OPERATOR(pg_catalog.=) 'these' THEN v_known ELSE turbo.fn_with_new(v_known, scope) END);
         IF v_after OPERATOR(pg_catalog.=) v_before THEN
-            RETURN '0';
+            RETURN '0' OPERATOR(pg_catalog.||) v_flush;
         END IF;
     END IF;
-    RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary, portion);
+    RETURN turbo.fn_moved(v_before, v_after, v_known, domains, settings, summary, portion) OPERATOR(pg_catalog.||) v_flush;
+END
+$function$;
+
+-- The same where fn_measure_end would be told plain, and the counters of relations were 0 when the transaction began:
+-- they began anew with it (fn_flush), and nothing that it has done could move them. parts: new parts of them may have been
+-- written. A third of the server's time, since nothing has to be remembered before the statement.
+CREATE FUNCTION turbo.fn_measured(relations oid[], domains text[], parts boolean, summary text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $function$
+DECLARE
+    v_moved pg_catalog.text[] := '{}';
+BEGIN
+    IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN '0 f';
+    END IF;
+    IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.<>) 'on'
+       OR pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.<>) 'off'
+       OR turbo.fn_count(1259) OPERATOR(pg_catalog.<>) 0 OR turbo.fn_count_definitions() OPERATOR(pg_catalog.<>) 0
+       OR (parts AND pg_catalog.cardinality(turbo.fn_with_new(relations, 'parts'))
+                     OPERATOR(pg_catalog.<>) pg_catalog.cardinality(relations)) THEN
+        RETURN turbo.fn_measure_end(relations, domains, CASE WHEN parts THEN 'parts' ELSE 'these' END, '{}', '{}', summary,
+                                    before => '0/0/,');
+    END IF;
+    FOR i IN 1 .. pg_catalog.cardinality(relations) LOOP
+        IF turbo.fn_count(relations[i]) OPERATOR(pg_catalog.<>) 0 AND domains[i] OPERATOR(pg_catalog.<>) ALL (v_moved) THEN
+            v_moved := v_moved OPERATOR(pg_catalog.||) domains[i];
+            INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
+            VALUES (domains[i], 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
+                    fn_measured.summary);
+        END IF;
+    END LOOP;
+    RETURN pg_catalog.cardinality(v_moved)::pg_catalog.text OPERATOR(pg_catalog.||) turbo.fn_flush();
 END
 $function$;
 
