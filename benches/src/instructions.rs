@@ -10,8 +10,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
-use turnstile::catalog::Catalog;
 use turnstile::catalog::rows::{CatalogRows, FunctionRow, RelationRow};
+use turnstile::catalog::{Calls, Catalog};
 use turnstile::effect::cache::Analyzer;
 use turnstile::effect::{AnalysisContext, EffectSettings, analyze};
 use turnstile::session::{Output, Session, View};
@@ -134,6 +134,46 @@ S D \0\1\0\0\0\11
 S C SELECT 1\0
 S 3
 S 3
+S Z I"#,
+    ),
+    (
+        "session: measured function, from zero",
+        "\0{1,2}",
+        r#"C Parse s "SELECT app.create_post($1)"
+C Sync
+S 1
+S Z I
+C Bind "" s 1
+C Execute ""
+C Sync
+S 3
+S 1
+S 2
+S D \0\1\0\0\0\10
+S C SELECT 1\0
+S 3
+S 3
+S 2
+S D \0\1\0\0\0\10
+S C SELECT 1\0
+S 3
+S 1
+S 2
+S D \0\1\0\0\0\33 f
+S C SELECT 1\0
+S 3
+S 3
+S Z I
+
+C Bind "" s 1
+C Describe P ""
+C Execute ""
+C Sync
+S 2
+S T \0\0
+S D \0\1\0\0\0\10
+S C SELECT 1\0
+S V \0\0\0\31 f
 S Z I"#,
     ),
     (
@@ -304,7 +344,7 @@ fn catalog() -> Catalog {
         tenant_column: "tenant_id".into(),
         relations: vec![table(1, "tv_post"), table(2, "tv_user")],
         functions: vec![function],
-        bump_function: Some(4_242),
+        calls: Some(Calls { bump: 4_242, measured: 4_243 }),
         ..CatalogRows::default()
     };
     rows.build(1)

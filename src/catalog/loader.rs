@@ -15,9 +15,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
-use super::{Calls, Catalog};
 use super::control::{self, ControlError, ControlPool};
 use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
+use super::{Calls, Catalog};
 use crate::config::{AuditAround, Config};
 use crate::effect::cache::Analyzer;
 use crate::limits;

@@ -114,7 +114,7 @@ impl Session {
             out.to_server.append(&mut self.injector.measure_begin(&measured));
             self.push_injected(Purpose::MeasureBegin);
         }
-        let calls = self.unit.executes == 1 && self.context() == Context::Implicit && !copy_in;
+        let calls = self.context() == Context::Implicit && self.unit.bump_all_after == 0 && !copy_in;
         if calls && self.measure_call(&measured).is_some() {
             self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, end: End::Call(measured) });
         } else {
@@ -149,8 +149,7 @@ impl Session {
     /// The same by a FunctionCall in place of the client's Sync, which the call makes needless: it commits. Whether it did.
     pub(super) fn end_measurement_and_unit(&mut self, out: &mut Output) -> bool {
         let Some(OpenMeasurement { end: End::Call(measured), .. }) = &self.open_measurement else { return false };
-        let sole = self.context() == Context::Implicit && self.pending.is_empty() && self.unit.bump_all_after == 0;
-        let Some(mut call) = self.measure_call(measured).filter(|_| sole) else { return false };
+        let Some(mut call) = self.measure_call(measured) else { return false };
         self.open_measurement = None;
         out.to_server.append(&mut call);
         self.outstanding.push(Request::Call {

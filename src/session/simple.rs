@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::bump::{Audit, Baseline, BumpTenant, Condition, Effect, Looks, Measured, One};
-use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::measure::{Counters, moves_counters};
+use super::outstanding::{Purpose, QueryRequest, Request, Rewrite};
 use super::prepared::{Act, literal_tenant};
 use super::rewrite::Rewriter;
 use super::transaction::Context;

@@ -15,8 +15,8 @@ use crate::wire::frontend::{Bind, Parse, cstr};
 use crate::wire::notation::{self, words};
 
 const TOPICS: &[&str] = &[
-    "simple", "extended", "pipeline", "block", "error", "copy", "prepared", "measured", "alone", "versions",
-    "settings", "call",
+    "simple", "extended", "pipeline", "block", "error", "copy", "counters", "prepared", "measured", "alone",
+    "versions", "settings", "call",
 ];
 
 fn new_session() -> Session {
@@ -62,7 +62,11 @@ fn server_message(line: &str) -> (u8, Vec<u8>) {
         "PortalSuspended" => (b's', Vec::new()),
         "ReadyForQuery" => (b'Z', word(1).as_bytes().to_vec()),
         "CopyInResponse" => (b'G', vec![0, 0, 0]),
-        "FunctionCallResponse" => (b'V', vec![0xff; 4]),
+        "FunctionCallResponse" => {
+            let rows = if word(1).is_empty() { "1" } else { word(1) };
+            let length = u32::try_from(rows.len()).unwrap().to_be_bytes();
+            (b'V', [&length, rows.as_bytes()].concat())
+        }
         "NotificationResponse" => (b'A', zero(&["", "", "", "", "x", ""])),
         "ParameterStatus" => (b'S', zero(&[word(1), word(2)])),
         kind @ ("ErrorResponse" | "NoticeResponse") => {
@@ -201,9 +205,10 @@ fn run(script: &str) -> String {
                     let _ = write!(text, "   C> (again) {message}\n{again}");
                 }
             }
-        } else if line == "! call" {
-            let calls = Some(Calls { bump: 4242, measured: 4243 });
-            let catalog = Catalog { calls, ..catalog() };
+        } else if line == "! call" || line == "! pooler" {
+            let pooled = line == "! pooler";
+            let calls = (!pooled).then_some(Calls { bump: 4242, measured: 4243 });
+            let catalog = Catalog { calls, pooled, cascades: Vec::new(), ..catalog() };
             let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
             session.set_view(View { analyzer, fresh: true });
         } else if line == "! stale" {
