@@ -210,6 +210,98 @@ async fn counters_of_earlier_transactions_do_not_count() {
     env.stop().await;
 }
 
+/// Conversations, one behind the other on one connection, and what they move. `;` ends a unit of extended messages that are
+/// sent in one flight; a text in front of `:` is a simple query.
+const ZERO_ROWS: &[(&str, &str)] = &[
+    ("SELECT app.write_two(1)", TWO),
+    ("SELECT app.write_two(2)", TWO),
+    ("SELECT app.read_only(1)", ""),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (1)')", ""),
+    ("SELECT app.write_two(3)", TWO),
+    ("INSERT INTO tv_plain VALUES (4)", "plain: * +1"),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (2)')", ""),
+    // What failed has moved the counters.
+    ("SELECT app.write_two(5) / 0", ""),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (3)')", ""),
+    ("SELECT app.write_two(6) / 0:", ""),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (4)'):", ""),
+    ("SELECT app.write_two(7):", TWO),
+    ("SELECT app.write_two(8); SELECT app.dynamic('INSERT INTO notes VALUES (5)'); SELECT app.write_two(9)", FOUR),
+    ("SELECT 1 / 0; SELECT app.write_two(10); SELECT app.read_only(1)", TWO),
+    ("BEGIN:", ""),
+    ("SELECT app.write_two(11)", ""),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (6)')", ""),
+    ("INSERT INTO tv_plain VALUES (12)", ""),
+    ("SELECT app.write_two(13)", ""),
+    ("COMMIT:", "plain: * +1; post: * +2; user: * +2"),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (7)')", ""),
+    (
+        "BEGIN: SAVEPOINT s: SELECT app.write_two(14): ROLLBACK TO s: SELECT app.dynamic('INSERT INTO notes VALUES (8)'): COMMIT:",
+        "",
+    ),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (9)')", ""),
+    ("BEGIN: SELECT app.write_two(15): ROLLBACK:", ""),
+    ("SELECT app.dynamic('INSERT INTO notes VALUES (10)')", ""),
+    ("SELECT app.dynamic('TRUNCATE tv_plain')", "plain: * +1"),
+    ("SELECT app.dynamic('INSERT INTO tv_plain VALUES (16)')", "plain: * +1"),
+    ("SELECT app.dynamic('CREATE TABLE tv_fresh AS SELECT 1 AS id')", "fresh: * +1"),
+    ("SELECT app.write_two(17)", TWO),
+    // What another session's counters say is no matter of this one's.
+    ("SELECT app.read_only(1)", ""),
+];
+const TWO: &str = "post: * +1; user: * +1";
+const FOUR: &str = "post: * +2; user: * +2";
+
+/// The counters begin anew behind each measurement, so that the next one need not remember them: as an ordinary role, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn measurements_that_begin_at_zero() {
+    let env = Env::with(Setup { settings: vec!["track_functions = all".into()], ..Setup::default() }).await;
+    env.direct(
+        "CREATE TABLE notes (id int); CREATE ROLE ordinary; GRANT ALL ON ALL TABLES IN SCHEMA public TO ordinary",
+    )
+    .await;
+    env.direct("GRANT CREATE, USAGE ON SCHEMA public TO ordinary; GRANT USAGE ON SCHEMA app TO ordinary").await;
+    env.direct("ALTER TABLE tv_plain OWNER TO ordinary").await;
+    env.settle_catalog().await;
+    for role in ["postgres", "ordinary"] {
+        env.direct("TRUNCATE tv_user, tv_post, tv_plain").await;
+        let mut wire = Wire::login(env.port);
+        wire.ask(&query(&format!("SET ROLE {role}")));
+        for (text, expected) in ZERO_ROWS {
+            let (answer, moved) = env
+                .moved(async {
+                    if text.ends_with(':') {
+                        return text
+                            .split_terminator(':')
+                            .map(|one| wire.ask(&query(one)))
+                            .collect::<Vec<_>>()
+                            .join(" ");
+                    }
+                    let flight: Vec<_> = text.split(';').flat_map(|one| [unnamed(one, &[]), sync()]).collect();
+                    wire.ask_many(&flight.concat(), flight.len() / 2)
+                })
+                .await;
+            assert_eq!(moved, *expected, "{role}: {text}: {answer}");
+            if text.contains("CREATE TABLE") {
+                env.direct("DROP TABLE tv_fresh").await;
+                env.settle_catalog().await;
+            }
+        }
+    }
+    let calls = "SELECT coalesce(sum(calls), 0)::int8 FROM pg_stat_user_functions WHERE funcname = $1";
+    if env.server_version().await >= 15 {
+        eventually("30 measurements of each role remember 11 times", async || {
+            let mut counts = [0; 2];
+            for (count, name) in counts.iter_mut().zip(["fn_measured", "fn_measure_begin"]) {
+                *count = env.direct.query_one(calls, &[&name]).await.unwrap().get::<_, i64>(0);
+            }
+            counts[0] >= 6 && counts[1] <= 24
+        })
+        .await;
+    }
+    env.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_counters_everything_is_bumped() {
     let env = Env::with(Setup { settings: vec!["track_counts = off".into()], ..Setup::default() }).await;
