@@ -344,7 +344,7 @@ fn catalog() -> Catalog {
         tenant_column: "tenant_id".into(),
         relations: vec![table(1, "tv_post"), table(2, "tv_user")],
         functions: vec![function],
-        calls: Some(Calls { bump: 4_242, measured: 4_243 }),
+        calls: Some(Calls { bump: 4_242, measured: 4_243, measured_every: 4_244 }),
         ..CatalogRows::default()
     };
     rows.build(1)

@@ -596,7 +596,8 @@ const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE p
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
 /// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
 const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid, \
-     'turbo.fn_measured(oid[],text[],bool,text)'::regprocedure::oid \
+     'turbo.fn_measured(oid[],text,text[],bool)'::regprocedure::oid, \
+     'turbo.fn_measured_every(oid[],text)'::regprocedure::oid \
      WHERE current_setting('server_version_num')::int < 180000";
 const TYPE_CHECKS: &str = include_str!("types.sql");
 const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
@@ -616,7 +617,7 @@ const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c
 const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
 
 fn calls_row(row: &tokio_postgres::Row) -> Result<Calls, tokio_postgres::Error> {
-    Ok(Calls { bump: row.try_get(0)?, measured: row.try_get(1)? })
+    Ok(Calls { bump: row.try_get(0)?, measured: row.try_get(1)?, measured_every: row.try_get(2)? })
 }
 
 fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres::Error> {

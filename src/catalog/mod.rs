@@ -154,6 +154,8 @@ pub struct Calls {
     pub bump: u32,
     /// `turbo.fn_measured`.
     pub measured: u32,
+    /// `turbo.fn_measured_every`.
+    pub measured_every: u32,
 }
 
 /// An immutable view of one database.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::catalog::{Scope, text_array};
+use crate::catalog::{Calls, Scope, text_array};
 use crate::effect::keys::{Key, KnownKeys};
 use crate::wire::encode;
 
@@ -211,19 +211,27 @@ impl Measured {
         }
     }
 
-    /// Whether the log may be written without a further look: see `turbo.fn_measure_end`. `settings`: those that a bump's
+    /// Whether what moved is all that is to be bumped, without a cascade and for all tenants. `settings`: those that a bump's
     /// tenant may come from.
-    fn is_plain(&self, settings: &str) -> bool {
-        let given = matches!(&self.looks, Looks::Scope(scope) if scope.domains != "{}");
-        given && self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
+    fn is_bare(&self, settings: &str) -> bool {
+        self.flat && &*self.deferred == "{}" && self.portion == Portion::Whole && settings == "{}"
     }
 
-    /// Parameters of `turbo.fn_measured`, where that measures all there is.
-    fn plain_parameters(&self, settings: &str) -> Option<[Option<&str>; 4]> {
-        let Looks::Scope(scope) = &self.looks else { return None };
-        let plain = self.baseline == Baseline::Zero && self.is_plain(settings);
-        let parts = if scope.parted { "true" } else { "false" };
-        plain.then_some([Some(&scope.relations), Some(&scope.domains), Some(parts), Some(SUMMARY)])
+    /// Whether the log may be written without a further look, too: see `turbo.fn_measure_end`.
+    fn is_plain(&self, settings: &str) -> bool {
+        matches!(&self.looks, Looks::Scope(scope) if scope.domains != "{}") && self.is_bare(settings)
+    }
+
+    /// The function that measures from counters of 0, where one measures all there is.
+    fn from_zero(&self, settings: &str) -> Option<FromZero<'_>> {
+        if self.baseline != Baseline::Zero || !self.is_bare(settings) {
+            return None;
+        }
+        match &self.looks {
+            Looks::Scope(scope) if scope.domains != "{}" => Some(FromZero::These(scope)),
+            Looks::Every(relations) => Some(FromZero::Every(relations)),
+            Looks::Scope(_) | Looks::Server => None,
+        }
     }
 
     /// The counters that stand for those of before.
@@ -236,6 +244,49 @@ impl Measured {
 
     fn relations_sql(&self) -> String {
         self.relations().map_or_else(|| "NULL".to_owned(), literal)
+    }
+}
+
+/// A measurement that begins with counters of 0.
+#[derive(Debug, Clone, Copy)]
+enum FromZero<'a> {
+    /// Of these relations: `turbo.fn_measured`.
+    These(&'a Scope),
+    /// Of all tracked ones: `turbo.fn_measured_every`.
+    Every(&'a str),
+}
+
+impl<'a> FromZero<'a> {
+    const fn sql(self) -> &'static str {
+        match self {
+            Self::These(_) => "SELECT turbo.fn_measured($1, $2, $3, $4)",
+            Self::Every(_) => "SELECT turbo.fn_measured_every($1, $2)",
+        }
+    }
+
+    const fn types(self) -> &'static [u32] {
+        match self {
+            Self::These(_) => &[OID_ARRAY, TEXT, TEXT_ARRAY, BOOL],
+            Self::Every(_) => &[OID_ARRAY, TEXT],
+        }
+    }
+
+    const fn function(self, calls: Calls) -> u32 {
+        match self {
+            Self::These(_) => calls.measured,
+            Self::Every(_) => calls.measured_every,
+        }
+    }
+
+    /// As many as there are types.
+    fn parameters(self) -> [Option<&'a str>; 4] {
+        match self {
+            Self::These(scope) => {
+                let parts = if scope.parted { "true" } else { "false" };
+                [Some(&scope.relations), Some(SUMMARY), Some(&scope.domains), Some(parts)]
+            }
+            Self::Every(relations) => [Some(relations), Some(SUMMARY), None, None],
+        }
     }
 }
 
@@ -288,9 +339,9 @@ impl Injector {
     /// Messages that bump what moved.
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
-        if let Some(parameters) = measured.plain_parameters(&self.settings) {
-            let types = [OID_ARRAY, TEXT_ARRAY, BOOL, TEXT];
-            return self.group_of("SELECT turbo.fn_measured($1, $2, $3, $4)", &types, &parameters);
+        if let Some(call) = measured.from_zero(&self.settings) {
+            let parameters = call.parameters();
+            return self.group_of(call.sql(), call.types(), parameters.get(..call.types().len()).unwrap_or_default());
         }
         self.group_of(
             "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -310,13 +361,14 @@ impl Injector {
         )
     }
 
-    /// A FunctionCall of `turbo.fn_measured`, where that measures all there is; it ends the transaction, as
-    /// [`Injector::call`] does.
+    /// A FunctionCall that measures, where one can; it ends the transaction, as [`Injector::call`] does.
     #[must_use]
-    pub fn measure_call(&self, function: u32, measured: &Measured) -> Option<Vec<u8>> {
-        let parameters = measured.plain_parameters(&self.settings)?;
+    pub fn measure_call(&self, calls: Calls, measured: &Measured) -> Option<Vec<u8>> {
+        let call = measured.from_zero(&self.settings)?;
+        let parameters = call.parameters();
         let mut out = Vec::with_capacity(160);
-        encode::function_call(function, &parameters, &mut out);
+        let parameters = parameters.get(..call.types().len()).unwrap_or_default();
+        encode::function_call(call.function(calls), parameters, &mut out);
         Some(out)
     }
 
@@ -420,9 +472,10 @@ impl Injector {
     /// SQL that bumps what moved.
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
-        if let Some(parameters) = measured.plain_parameters(&self.settings) {
-            let words = parameters.map(|word| literal(word.unwrap_or_default())).join(", ");
-            return format!("SELECT turbo.fn_measured({words}) AS \"{}\"", self.name);
+        if let Some(call) = measured.from_zero(&self.settings) {
+            let words: Vec<String> = call.parameters().into_iter().flatten().map(literal).collect();
+            let (function, _) = call.sql().split_once('(').unwrap_or_default();
+            return format!("{function}({}) AS \"{}\"", words.join(", "), self.name);
         }
         format!(
             "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}{}{}) AS \"{}\"",

@@ -124,8 +124,7 @@ impl Session {
 
     /// A FunctionCall that ends the measurement, where there is one.
     fn measure_call(&self, measured: &Measured) -> Option<Vec<u8>> {
-        let function = self.view.analyzer.catalog.calls?.measured;
-        self.injector.measure_call(function, measured)
+        self.injector.measure_call(self.view.analyzer.catalog.calls?, measured)
     }
 
     /// Behind a COPY FROM STDIN what ends its measurement waits for the next message that is no copy data.

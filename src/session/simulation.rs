@@ -328,7 +328,7 @@ impl Model {
                 }
                 self.bump("", 1)
             }
-            "fn_measured" => {
+            "fn_measured" | "fn_measured_every" => {
                 if !self.xid || self.counter == 0 {
                     return 0;
                 }
@@ -724,7 +724,8 @@ impl Run {
 /// A session behind its first ReadyForQuery.
 /// A session; two of three seeds bump by FunctionCall.
 pub fn logged_in(seed: u64) -> Session {
-    let calls = (!seed.is_multiple_of(3)).then_some(crate::catalog::Calls { bump: 4242, measured: 4243 });
+    let calls =
+        (!seed.is_multiple_of(3)).then_some(crate::catalog::Calls { bump: 4242, measured: 4243, measured_every: 4244 });
     let catalog = crate::catalog::Catalog { calls, ..catalog_without_cascades() };
     let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
     let mut session = Session::new(View { analyzer, fresh: true }, "_t");

@@ -207,7 +207,7 @@ fn run(script: &str) -> String {
             }
         } else if line == "! call" || line == "! pooler" {
             let pooled = line == "! pooler";
-            let calls = (!pooled).then_some(Calls { bump: 4242, measured: 4243 });
+            let calls = (!pooled).then_some(Calls { bump: 4242, measured: 4243, measured_every: 4244 });
             let catalog = Catalog { calls, pooled, cascades: Vec::new(), ..catalog() };
             let analyzer = Arc::new(Analyzer::new(catalog, EffectSettings::default()));
             session.set_view(View { analyzer, fresh: true });

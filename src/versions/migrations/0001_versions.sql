@@ -540,7 +540,7 @@ $function$;
 -- The same where fn_measure_end would be told plain, and the counters of relations were 0 when the transaction began:
 -- they began anew with it (fn_flush), and nothing that it has done could move them. parts: new parts of them may have been
 -- written. A third of the server's time, since nothing has to be remembered before the statement.
-CREATE FUNCTION turbo.fn_measured(relations oid[], domains text[], parts boolean, summary text) RETURNS text
+CREATE FUNCTION turbo.fn_measured(relations oid[], summary text, domains text[], parts boolean) RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $function$
 DECLARE
@@ -566,6 +566,56 @@ BEGIN
         END IF;
     END LOOP;
     RETURN pg_catalog.cardinality(v_moved)::pg_catalog.text OPERATOR(pg_catalog.||) turbo.fn_flush();
+END
+$function$;
+
+-- The same where the statement may have written any tracked relation: these, or one that another session has just made or
+-- renamed. So the server says the domains. relations are in order. What is looked up is looked up one by one: of arrays the planner believes that each
+-- time another plan is better.
+CREATE FUNCTION turbo.fn_measured_every(relations oid[], summary text) RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $function$
+DECLARE
+    v_relation pg_catalog.oid;
+    v_domain pg_catalog.text := '';
+    v_domains pg_catalog.text[] := '{}';
+BEGIN
+    IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
+        RETURN '0 f';
+    END IF;
+    -- Nothing but tables that are called tv_ and are no partitions, all of them known.
+    IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
+       AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
+       AND turbo.fn_count(1259) OPERATOR(pg_catalog.=) 0 AND turbo.fn_count_definitions() OPERATOR(pg_catalog.=) 0
+       AND pg_catalog.pg_relation_size('turbo.tb_domain_table') OPERATOR(pg_catalog.=) 0
+       AND ARRAY(SELECT c.oid FROM pg_catalog.pg_class c
+                  WHERE c.relname OPERATOR(pg_catalog.>) 'tv_' AND c.relname OPERATOR(pg_catalog.<) 'tv`'
+                    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,m,f}') AND c.relpersistence OPERATOR(pg_catalog.<>) 't'
+                  ORDER BY c.oid USING OPERATOR(pg_catalog.<)) OPERATOR(pg_catalog.=) relations
+       AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) ANY (relations)) THEN
+        FOREACH v_relation IN ARRAY relations LOOP
+            IF turbo.fn_count(v_relation) OPERATOR(pg_catalog.<>) 0 THEN
+                v_domain := (SELECT d.domain FROM pg_catalog.pg_class c
+                               JOIN turbo.tb_domain d ON d.domain OPERATOR(pg_catalog.=) pg_catalog.substr(c.relname::pg_catalog.text, 4)
+                              WHERE c.oid OPERATOR(pg_catalog.=) v_relation
+                                AND c.relname OPERATOR(pg_catalog.>) 'tv_' AND c.relname OPERATOR(pg_catalog.<) 'tv`');
+                -- Called otherwise by now, or readers do not know the domain yet.
+                EXIT WHEN v_domain IS NULL;
+                IF v_domain OPERATOR(pg_catalog.<>) ALL (v_domains) THEN
+                    v_domains := v_domains OPERATOR(pg_catalog.||) v_domain;
+                END IF;
+            END IF;
+        END LOOP;
+        IF v_domain IS NOT NULL THEN
+            FOREACH v_domain IN ARRAY v_domains LOOP
+                INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
+                VALUES (v_domain, 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
+                        fn_measured_every.summary);
+            END LOOP;
+            RETURN pg_catalog.cardinality(v_domains)::pg_catalog.text OPERATOR(pg_catalog.||) turbo.fn_flush();
+        END IF;
+    END IF;
+    RETURN turbo.fn_measure_end(relations, '{}', 'every', '{}', '{}', summary, before => '0/0/,');
 END
 $function$;
 
