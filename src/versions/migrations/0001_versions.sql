@@ -375,11 +375,11 @@ BEGIN
 END
 $function$;
 
--- File nodes and row versions of relations, see fn_counters.
+-- File nodes and row versions of relations, see fn_counters. In order: two plans of two calls must say the same.
 CREATE FUNCTION turbo.fn_nodes(relations oid[]) RETURNS text
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off
 AS $function$
-    SELECT coalesce(string_agg(c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text, ',') || ',', '')
+    SELECT coalesce(string_agg(c.oid::text || '@' || c.relfilenode::text || '@' || c.xmin::text, ',' ORDER BY c.oid) || ',', '')
       FROM pg_class c WHERE c.oid = ANY (relations)
 $function$;
 
@@ -547,7 +547,7 @@ DECLARE
     v_moved pg_catalog.text[] := '{}';
 BEGIN
     IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
-        RETURN '0 f';
+        RETURN '0' OPERATOR(pg_catalog.||) turbo.fn_flush();
     END IF;
     IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.<>) 'on'
        OR pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.<>) 'off'
@@ -581,7 +581,7 @@ DECLARE
     v_domains pg_catalog.text[] := '{}';
 BEGIN
     IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
-        RETURN '0 f';
+        RETURN '0' OPERATOR(pg_catalog.||) turbo.fn_flush();
     END IF;
     -- Nothing but tables that are called tv_ and are no partitions, all of them known.
     IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
