@@ -138,7 +138,7 @@ S Z I"#,
     ),
     (
         "session: measured function, from zero",
-        "\0{1,2}",
+        "F\0\0\0",
         r#"C Parse s "SELECT app.create_post($1)"
 C Sync
 S 1
@@ -146,6 +146,7 @@ S Z I
 C Bind "" s 1
 C Execute ""
 C Sync
+S 2
 S 3
 S 1
 S 2
@@ -153,7 +154,6 @@ S D \0\1\0\0\0\10
 S C SELECT 1\0
 S 3
 S 3
-S 2
 S D \0\1\0\0\0\10
 S C SELECT 1\0
 S 3
