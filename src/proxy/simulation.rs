@@ -7,7 +7,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -259,7 +259,7 @@ async fn a_drain_that_comes_with_bytes_is_heard() {
         woken.wait().await;
     }
     drain.cancel();
-    while let Poll::Pending = turn() {
+    while turn().is_pending() {
         assert!(woken.0.load(Ordering::SeqCst), "nothing will wake it");
     }
     let mut said = Vec::new();

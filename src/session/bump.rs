@@ -223,7 +223,7 @@ impl Measured {
     }
 
     /// The function that measures from counters of 0, where one measures all there is.
-    fn from_zero(&self, settings: &str) -> Option<FromZero<'_>> {
+    fn direct_call(&self, settings: &str) -> Option<FromZero<'_>> {
         if self.baseline != Baseline::Zero || !self.is_bare(settings) {
             return None;
         }
@@ -339,7 +339,7 @@ impl Injector {
     /// Messages that bump what moved.
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
-        if let Some(call) = measured.from_zero(&self.settings) {
+        if let Some(call) = measured.direct_call(&self.settings) {
             let parameters = call.parameters();
             return self.group_of(call.sql(), call.types(), parameters.get(..call.types().len()).unwrap_or_default());
         }
@@ -364,7 +364,7 @@ impl Injector {
     /// A FunctionCall that measures, where one can; it ends the transaction, as [`Injector::call`] does.
     #[must_use]
     pub fn measure_call(&self, calls: Calls, measured: &Measured) -> Option<Vec<u8>> {
-        let call = measured.from_zero(&self.settings)?;
+        let call = measured.direct_call(&self.settings)?;
         let parameters = call.parameters();
         let mut out = Vec::with_capacity(160);
         let parameters = parameters.get(..call.types().len()).unwrap_or_default();
@@ -472,7 +472,7 @@ impl Injector {
     /// SQL that bumps what moved.
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
-        if let Some(call) = measured.from_zero(&self.settings) {
+        if let Some(call) = measured.direct_call(&self.settings) {
             let words: Vec<String> = call.parameters().into_iter().flatten().map(literal).collect();
             let (function, _) = call.sql().split_once('(').unwrap_or_default();
             return format!("{function}({}) AS \"{}\"", words.join(", "), self.name);

@@ -133,7 +133,7 @@ impl Model {
     /// One seed of three has a server whose FunctionCall leaves the implicit transaction to Sync, one of five a server
     /// that adds up when it likes.
     pub fn of(seed: u64) -> Self {
-        Self { keeps_implicit_block: seed % 3 == 2, flushes: seed % 5 > 0, ..Self::new() }
+        Self { keeps_implicit_block: seed % 3 == 2, flushes: !seed.is_multiple_of(5), ..Self::new() }
     }
 
     pub fn flush(&mut self) {
@@ -319,7 +319,7 @@ impl Model {
             }
             "fn_measure_end" => {
                 let zero = arguments.last().is_some_and(|before| before == "0/0/,");
-                let Some(before) = self.measured.or(zero.then_some(0)) else {
+                let Some(before) = self.measured.or_else(|| zero.then_some(0)) else {
                     self.work().bumps.push("blind".into());
                     return 1;
                 };
