@@ -73,7 +73,7 @@ reasons! {
     UnknownForm => "unknown_form",
     /// Longer than what is analysed.
     TooLong => "too_long",
-    /// The client encoding does not allow to find the statements' ends.
+    /// The client encoding does not allow to find the statements' ends, or to say the name of a domain.
     Encoding => "encoding",
     /// The catalog is being read again after a change.
     CatalogStale => "catalog_stale",

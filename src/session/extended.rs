@@ -104,7 +104,7 @@ impl Session {
             Some(portal) => (portal.act.clone(), portal.clone()),
             None => (Act::Measure(UnknownReason::UnknownStatement), Portal::default()),
         };
-        let act = self.act_now(act, &portal);
+        let act = self.sayable(self.act_now(act, &portal));
         let unanswered = self.outstanding.iter().any(Request::ends_unit);
         // In a block that has failed meanwhile our part would be refused in the client's place.
         let measures = matches!(act, Act::Measure(_) | Act::Fetch(_)) || portal.audit.is_some();
@@ -112,7 +112,8 @@ impl Session {
         if (matches!(act, Act::MayCommit(_)) && self.unconfirmed > 0) || (portal.copy_in && unanswered) || unsure {
             return ClientStep::Hold;
         }
-        if !self.settle_before(&act, portal.reads_versions, out) {
+        // A bump that waits would be said in another encoding.
+        if !self.settle_before(&act, portal.reads_versions || portal.changes_settings, out) {
             return ClientStep::Hold;
         }
         let first = !portal.executed && matches!(act, Act::Write { .. });
@@ -203,9 +204,9 @@ impl Session {
     }
 
     /// Sends the bumps that have to stand before this Execute. `false`: not yet.
-    fn settle_before(&mut self, act: &Act, reads_versions: bool, out: &mut Output) -> bool {
+    fn settle_before(&mut self, act: &Act, heeds_bumps: bool, out: &mut Output) -> bool {
         let must = match act {
-            Act::Harmless | Act::Write { .. } | Act::DeclareCursor { .. } => reads_versions || self.pending.is_full(),
+            Act::Harmless | Act::Write { .. } | Act::DeclareCursor { .. } => heeds_bumps || self.pending.is_full(),
             Act::Control(Control::RollbackTo | Control::Rollback { .. }) => false,
             // BEGIN may make a read-only block of an implicit transaction.
             Act::Control(

@@ -87,7 +87,8 @@ impl Session {
         let catalog = &self.view.analyzer.catalog;
         let looks = match scope {
             _ if !self.is_fresh() => Looks::Server,
-            Some(scope) => Looks::Scope(Arc::clone(scope)),
+            Some(scope) if self.can_say(&scope.domains) => Looks::Scope(Arc::clone(scope)),
+            Some(scope) => Looks::Scope(Arc::new(Scope { domains: "{}".to_owned(), ..Scope::clone(scope) })),
             None => Looks::Every(Arc::clone(&catalog.tracked)),
         };
         Measured {

@@ -55,12 +55,13 @@ use self::bump::{Bumps, Condition, Injector, One};
 use self::copy::CopyTenants;
 use self::measure::{Counters, OpenMeasurement};
 use self::outstanding::{OutstandingRequests, Purpose, Request};
-use self::prepared::Names;
+use self::prepared::{Act, Names};
 use self::rewrite::Characters;
 use self::transaction::{Context, PendingWrites, Unit};
 use crate::effect::cache::Analyzer;
 use crate::effect::keys::KnownKeys;
 use crate::effect::lexer::is_lexable_encoding;
+use crate::effect::unknown::UnknownReason;
 use crate::limits;
 use crate::wire::backend::TransactionStatus;
 use crate::wire::encode;
@@ -142,6 +143,8 @@ struct ServerSettings {
     standard_conforming_strings: bool,
     lexable: bool,
     characters: Characters,
+    /// The server takes our texts for what they are: UTF-8.
+    utf8: bool,
     /// A hot standby: nothing can be written.
     standby: bool,
 }
@@ -232,6 +235,7 @@ impl Session {
                 standard_conforming_strings: true,
                 lexable: true,
                 characters: Characters::Utf8,
+                utf8: true,
                 standby: false,
             },
             phase: Phase::Starting,
@@ -583,6 +587,21 @@ impl Session {
         unsettles
     }
 
+    /// Whether the server reads these names as we write them; where not, it has to say them itself.
+    fn can_say(&self, names: &str) -> bool {
+        (self.settings.utf8 && !self.unit.changes_settings) || names.is_ascii()
+    }
+
+    /// What a statement does, in words that the server understands.
+    fn sayable(&self, act: Act) -> Act {
+        match act {
+            Act::Write { effect, .. } if !effect.iter().all(|(domain, _)| self.can_say(domain)) => {
+                Act::Measure(UnknownReason::Encoding)
+            }
+            act => act,
+        }
+    }
+
     /// A statement that may change the catalog is about to be sent.
     fn note_ddl(&mut self, out: &mut Output) {
         self.own_ddl = true;
@@ -595,6 +614,7 @@ impl Session {
             b"client_encoding" => {
                 self.settings.lexable = is_lexable_encoding(value);
                 self.settings.characters = Characters::of_encoding(value);
+                self.settings.utf8 = value.eq_ignore_ascii_case(b"UTF8");
             }
             b"in_hot_standby" => self.settings.standby = value == b"on",
             _ => {}

@@ -126,7 +126,8 @@ impl Session {
     fn needs_bumps_before(&self, statement: &Statement) -> bool {
         match self.act(statement) {
             Act::Harmless | Act::DeclareCursor { .. } | Act::Write { .. } => {
-                statement.reads_versions || self.pending.is_full()
+                // A bump that waits would be said in another encoding behind a change of it.
+                statement.reads_versions || statement.changes_settings || self.pending.is_full()
             }
             Act::Control(_) | Act::Measure(_) | Act::MayCommit(_) | Act::Alone | Act::Fetch(_) => true,
         }
@@ -139,7 +140,7 @@ impl Session {
             Act::Fetch(cursor) if self.is_harmless_cursor(&cursor) => Act::Harmless,
             Act::Fetch(_) => Act::Measure(UnknownReason::Cursor),
             Act::Harmless | Act::Write { .. } if stale => Act::Measure(UnknownReason::CatalogStale),
-            act => act,
+            act => self.sayable(act),
         }
     }
 

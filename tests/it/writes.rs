@@ -210,6 +210,51 @@ async fn counters_of_earlier_transactions_do_not_count() {
     env.stop().await;
 }
 
+/// The server reads what we say in the client's encoding, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn domains_that_another_encoding_says_otherwise() {
+    let env = Env::new(Route::Direct).await;
+    env.direct("CREATE TABLE \"tv_grün\" (id int, tenant_id uuid); CREATE TABLE tb_source (id int)").await;
+    env.direct("CREATE FUNCTION green() RETURNS int LANGUAGE plpgsql AS $$ BEGIN INSERT INTO \"tv_grün\" VALUES (1); RETURN 1; END $$")
+        .await;
+    env.direct("CREATE FUNCTION latin() RETURNS int LANGUAGE plpgsql AS $$ BEGIN SET client_encoding = 'LATIN1'; RETURN green(); END $$")
+        .await;
+    env.direct("CREATE RULE source AS ON INSERT TO tb_source DO ALSO INSERT INTO \"tv_grün\" VALUES (NEW.id)").await;
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    let named = |name: &[u8]| {
+        crate::support::wire::message(b'Q', &[b"INSERT INTO \"tv_gr", name, b"n\" VALUES (1)\0"].concat())
+    };
+    let once = "grün: * +1";
+    for _ in 0..2 {
+        wire.ask(&query("SET client_encoding = 'UTF8'"));
+        let (answer, moved) = env.moved(async { wire.ask(&named("ü".as_bytes())) }).await;
+        assert_eq!(moved, once, "{answer}");
+        // A bump that waits is said before the encoding changes.
+        let (answer, moved) = env
+            .moved(async {
+                wire.ask(&query("BEGIN"));
+                wire.ask(&[unnamed("INSERT INTO \"tv_grün\" VALUES (1)", &[]), sync()].concat());
+                wire.ask(&[unnamed("SET client_encoding = 'LATIN1'", &[]), sync()].concat());
+                wire.ask(&query("COMMIT"))
+            })
+            .await;
+        assert_eq!(moved, once, "{answer}");
+        for text in ["SELECT green()", "SELECT green()", "INSERT INTO tb_source VALUES (1)", "SELECT latin()"] {
+            let (answer, moved) = env.moved(async { wire.ask(&query(text)) }).await;
+            assert_eq!(moved, once, "simple {text}: {answer}");
+            let (answer, moved) = env.moved(async { wire.ask(&[unnamed(text, &[]), sync()].concat()) }).await;
+            assert_eq!(moved, once, "extended {text}: {answer}");
+        }
+        let (answer, moved) = env.moved(async { wire.ask(&named(b"\xfc")) }).await;
+        assert_eq!(moved, once, "{answer}");
+        wire.ask(&query("SET client_encoding = 'UTF8'"));
+        let (answer, moved) = env.moved(async { wire.ask(&[unnamed("SELECT latin()", &[]), sync()].concat()) }).await;
+        assert_eq!(moved, once, "{answer}");
+    }
+    env.stop().await;
+}
+
 /// They are compared as text: PostgreSQL 18 has another plan for the sixth call of a session than for the fifth.
 #[tokio::test(flavor = "multi_thread")]
 async fn file_nodes_are_said_in_order() {
