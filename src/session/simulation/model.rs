@@ -1,0 +1,478 @@
+//! A model of the server: PostgreSQL 15 as far as the programs of the simulator go.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{Message, TENANT, message};
+use crate::wire::frontend::cstr;
+
+/// What a transaction has done: bumps and writes of domain `a`, by tenant (`""`: all of them).
+#[derive(Debug, Default, Clone)]
+pub struct Work {
+    pub writes: Vec<String>,
+    pub bumps: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Block {
+    /// None; a transaction may be open implicitly.
+    No,
+    Open,
+    Failed,
+}
+
+/// The server: PostgreSQL 15 as far as the programs go.
+pub struct Model {
+    pub committed: Work,
+    /// The transaction: its own work, then that of each savepoint.
+    levels: Vec<(String, Work)>,
+    block: Block,
+    xid: bool,
+    /// Rows that were changed since the server added up, of earlier transactions too.
+    counter: u64,
+    /// It adds up at the end of the transaction; else at every third.
+    adds_up: bool,
+    ended: usize,
+    measured: Option<u64>,
+    statements: HashMap<Vec<u8>, String>,
+    portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
+    skipping: bool,
+    buffer: Vec<Message>,
+    pub sent: VecDeque<Message>,
+    pub received: Vec<Message>,
+    /// FunctionCall does not end it, and says so.
+    pub keeps_implicit_block: bool,
+    /// It can be told when to add up.
+    pub flushes: bool,
+}
+
+/// An error: its SQLSTATE.
+type Outcome = Result<(), &'static str>;
+
+impl Model {
+    pub fn new() -> Self {
+        Self {
+            committed: Work::default(),
+            levels: Vec::new(),
+            block: Block::No,
+            xid: false,
+            counter: 0,
+            adds_up: false,
+            ended: 0,
+            measured: None,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            skipping: false,
+            buffer: Vec::new(),
+            sent: VecDeque::new(),
+            received: Vec::new(),
+            keeps_implicit_block: false,
+            flushes: true,
+        }
+    }
+
+    /// One seed of three has a server whose FunctionCall leaves the implicit transaction to Sync, one of five a server
+    /// that adds up when it likes.
+    pub fn of(seed: u64) -> Self {
+        Self { keeps_implicit_block: seed % 3 == 2, flushes: !seed.is_multiple_of(5), ..Self::new() }
+    }
+
+    pub fn flush(&mut self) {
+        self.sent.extend(self.buffer.drain(..));
+    }
+
+    fn say(&mut self, kind: u8, parts: &[&[u8]]) {
+        self.buffer.push(message(kind, parts));
+    }
+
+    fn error(&mut self, code: &str) {
+        let body = format!("SERROR\0VERROR\0C{code}\0Mwords\0\0");
+        self.say(b'E', &[body.as_bytes()]);
+        match self.block {
+            Block::No => self.end(false),
+            Block::Open | Block::Failed => self.block = Block::Failed,
+        }
+    }
+
+    fn ready(&mut self) {
+        if self.block == Block::No {
+            self.ended += 1;
+            if std::mem::take(&mut self.adds_up) || self.ended.is_multiple_of(3) {
+                self.counter = 0;
+            }
+        }
+        let status = match self.block {
+            Block::No => b"I",
+            Block::Open => b"T",
+            Block::Failed => b"E",
+        };
+        self.say(b'Z', &[status]);
+        self.flush();
+    }
+
+    fn begin_work(&mut self) {
+        if self.levels.is_empty() {
+            self.levels.push((String::new(), Work::default()));
+        }
+    }
+
+    pub fn end(&mut self, commit: bool) {
+        for (_, work) in self.levels.drain(..) {
+            if commit {
+                self.committed.writes.extend(work.writes);
+                self.committed.bumps.extend(work.bumps);
+            }
+        }
+        self.block = Block::No;
+        self.xid = false;
+        self.measured = None;
+        self.portals.clear();
+    }
+
+    fn work(&mut self) -> &mut Work {
+        self.begin_work();
+        &mut self.levels.last_mut().unwrap().1
+    }
+
+    fn tag(&mut self, tag: &str) {
+        self.say(b'C', &[tag.as_bytes(), b"\0"]);
+    }
+
+    fn rows(&mut self, column: &str, value: &str, describe: bool) {
+        if describe {
+            self.say(b'T', &[&[0, 1], column.as_bytes(), &[0; 19]]);
+        }
+        let length = u32::try_from(value.len()).unwrap().to_be_bytes();
+        self.say(b'D', &[&[0, 1], &length, value.as_bytes()]);
+        self.tag("SELECT 1");
+    }
+
+    /// One statement; `single`: it is all of a simple query, or an Execute.
+    #[expect(clippy::too_many_lines, reason = "one arm for each statement")]
+    fn execute(&mut self, text: &str, parameters: &[String], describe: bool) -> Outcome {
+        let text = text.trim();
+        let ends = text.starts_with("COMMIT") || text.starts_with("ROLLBACK");
+        if self.block == Block::Failed && !ends {
+            return Err("25P02");
+        }
+        match text {
+            "BEGIN" => {
+                if self.block != Block::No {
+                    self.say(b'N', &[b"SWARNING\0C25001\0\0"]);
+                }
+                self.begin_work();
+                self.block = Block::Open;
+                self.tag("BEGIN");
+            }
+            "COMMIT" | "ROLLBACK" => {
+                if self.block == Block::No {
+                    self.say(b'N', &[b"SWARNING\0C25P01\0\0"]);
+                }
+                let commit = text == "COMMIT" && self.block != Block::Failed;
+                self.end(commit);
+                self.tag(if commit { "COMMIT" } else { "ROLLBACK" });
+            }
+            "SAVEPOINT s" => {
+                if self.block == Block::No {
+                    return Err("25P01");
+                }
+                self.levels.push(("s".into(), Work::default()));
+                self.tag("SAVEPOINT");
+            }
+            "ROLLBACK TO s" | "RELEASE s" => {
+                if self.block == Block::No {
+                    return Err("25P01");
+                }
+                let Some(at) = self.levels.iter().rposition(|(name, _)| name == "s") else { return Err("3B001") };
+                let undone = self.levels.split_off(at);
+                if text == "RELEASE s" {
+                    for (_, work) in undone {
+                        self.work().writes.extend(work.writes);
+                        self.work().bumps.extend(work.bumps);
+                    }
+                    self.tag("RELEASE");
+                } else {
+                    self.levels.push(("s".into(), Work::default()));
+                    self.block = Block::Open;
+                    self.tag("ROLLBACK");
+                }
+            }
+            "SELECT 1/0" => return Err("22012"),
+            "SELECT 1" | "SELECT app.reads()" => {
+                self.begin_work();
+                self.rows("x", "1", describe);
+            }
+            // It might write what is tracked, and writes something else.
+            "SELECT app.syncs()" => {
+                self.begin_work();
+                self.xid = true;
+                self.rows("x", "1", describe);
+            }
+            "SELECT app.writes()" => {
+                self.write("");
+                self.rows("x", "1", describe);
+            }
+            _ if text.starts_with("INSERT INTO tv_a VALUES (9") => return Err("23505"),
+            _ if text.starts_with("INSERT INTO tv_a") => {
+                self.write(TENANT);
+                self.tag("INSERT 0 1");
+            }
+            _ if text.starts_with("UPDATE tv_a") => {
+                self.begin_work();
+                if text.contains("'none'") {
+                    self.tag("UPDATE 0");
+                } else {
+                    self.write(TENANT);
+                    self.tag("UPDATE 1");
+                }
+            }
+            _ if text.starts_with("SELECT turbo.") => {
+                self.begin_work();
+                let result = self.ours(text, parameters);
+                self.rows("_t", &result, describe);
+            }
+            other => panic!("the model does not know {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, tenant: &str) {
+        self.xid = true;
+        self.counter += 1;
+        self.work().writes.push(tenant.into());
+    }
+
+    /// Our functions.
+    fn ours(&mut self, text: &str, parameters: &[String]) -> String {
+        let measures = text.contains("fn_measured") || text.contains("fn_measure_end");
+        let rows = self.log_rows(text, parameters);
+        self.adds_up |= measures && self.flushes;
+        if measures && self.flushes { format!("{rows} f") } else { rows.to_string() }
+    }
+
+    fn log_rows(&mut self, text: &str, parameters: &[String]) -> usize {
+        let (name, rest) = text.strip_prefix("SELECT turbo.").unwrap().split_once('(').unwrap();
+        let arguments = if parameters.is_empty() { literals(rest) } else { parameters.to_vec() };
+        match name {
+            "fn_measure_begin" => {
+                self.measured = Some(self.counter);
+                0
+            }
+            "fn_measure_end" => {
+                let zero = arguments.last().is_some_and(|before| before == "0/0/,");
+                let Some(before) = self.measured.or_else(|| zero.then_some(0)) else {
+                    self.work().bumps.push("blind".into());
+                    return 1;
+                };
+                if self.counter == before {
+                    return 0;
+                }
+                self.bump("", 1)
+            }
+            "fn_measured" | "fn_measured_every" => {
+                if !self.xid || self.counter == 0 {
+                    return 0;
+                }
+                self.bump("", 1)
+            }
+            "fn_bump_one" => {
+                if arguments[arguments.len() - 2] == "written" && !self.xid {
+                    return 0;
+                }
+                // In a text a tenant that is NULL has no literal.
+                let (tenant, at) = if arguments.len() == 6 { (arguments[0].as_str(), 1) } else { ("", 0) };
+                assert_eq!(arguments[at], "a", "no other domain is written");
+                self.bump(tenant, arguments[at + 1].parse().unwrap())
+            }
+            "fn_bump" => {
+                let written = match arguments[5].as_str() {
+                    "always" => true,
+                    "written" => self.xid,
+                    _ => self.measured != Some(self.counter),
+                };
+                let tenants = elements(&arguments[2]);
+                let domains = elements(&arguments[3]);
+                let statements = elements(&arguments[1]);
+                let mut count = 0;
+                for ((tenant, domain), times) in tenants.iter().zip(&domains).zip(&statements).filter(|_| written) {
+                    assert_eq!(domain, "a", "no other domain is written");
+                    count += self.bump(tenant, times.parse().unwrap());
+                }
+                count
+            }
+            other => panic!("unexpected function {other}"),
+        }
+    }
+
+    fn bump(&mut self, tenant: &str, times: usize) -> usize {
+        self.xid = true;
+        for _ in 0..times {
+            self.work().bumps.push(tenant.into());
+        }
+        1
+    }
+
+    pub fn receive(&mut self, (kind, body): Message) {
+        self.received.push((kind, body.clone()));
+        if self.skipping && kind != b'S' {
+            return;
+        }
+        match kind {
+            b'Q' => self.query(&String::from_utf8(body).unwrap()),
+            b'S' => {
+                self.skipping = false;
+                if self.block == Block::No {
+                    self.end(true);
+                }
+                self.ready();
+            }
+            b'H' => self.flush(),
+            b'F' => self.call(&body),
+            b'X' => {}
+            _ => {
+                if let Err(code) = self.extended(kind, &body) {
+                    self.error(code);
+                    self.skipping = true;
+                    // The server flushes an error at once.
+                    self.flush();
+                }
+            }
+        }
+    }
+
+    /// Only we call functions.
+    fn call(&mut self, body: &[u8]) {
+        if self.block == Block::Failed {
+            self.error("25P02");
+            return self.ready();
+        }
+        self.begin_work();
+        let name = match u32::from_be_bytes(body[..4].try_into().unwrap()) {
+            4242 => "SELECT turbo.fn_bump_one(",
+            _ => "SELECT turbo.fn_measured(",
+        };
+        let rows = self.ours(name, &bound(&body[4..]));
+        self.say(b'V', &[&u32::try_from(rows.len()).unwrap().to_be_bytes(), rows.as_bytes()]);
+        if self.block == Block::No && !self.keeps_implicit_block {
+            self.end(true);
+        }
+        if self.block == Block::No && self.keeps_implicit_block {
+            self.say(b'Z', &[b"T"]);
+            return self.flush();
+        }
+        self.ready();
+    }
+
+    fn query(&mut self, text: &str) {
+        self.statements.remove(&b""[..]);
+        self.portals.remove(&b""[..]);
+        let text = text.trim_end_matches('\0');
+        let statements: Vec<&str> = text.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+        if statements.contains(&"SELEC") {
+            self.error("42601");
+            return self.ready();
+        }
+        if statements.is_empty() {
+            self.say(b'I', &[]);
+        }
+        for statement in &statements {
+            if let Err(code) = self.execute(statement, &[], true) {
+                self.error(code);
+                return self.ready();
+            }
+        }
+        if self.block == Block::No {
+            self.end(true);
+        }
+        self.ready();
+    }
+
+    fn extended(&mut self, kind: u8, body: &[u8]) -> Outcome {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        match kind {
+            b'P' => {
+                let (name, rest) = cstr(body).unwrap();
+                let sql = text(cstr(rest).unwrap().0);
+                if sql == "SELEC" {
+                    return Err("42601");
+                }
+                let ends = sql.starts_with("COMMIT") || sql.starts_with("ROLLBACK");
+                if self.block == Block::Failed && !ends && !sql.is_empty() {
+                    return Err("25P02");
+                }
+                if !name.is_empty() && self.statements.contains_key(name) {
+                    return Err("42P05");
+                }
+                self.statements.insert(name.to_vec(), sql);
+                self.say(b'1', &[]);
+            }
+            b'B' => {
+                let (portal, rest) = cstr(body).unwrap();
+                let (name, rest) = cstr(rest).unwrap();
+                let sql = self.statements.get(name).cloned().ok_or("26000")?;
+                let ends = sql.starts_with("COMMIT") || sql.starts_with("ROLLBACK");
+                if self.block == Block::Failed && !ends && !sql.is_empty() {
+                    return Err("25P02");
+                }
+                if !portal.is_empty() && self.portals.contains_key(portal) {
+                    return Err("42P03");
+                }
+                self.begin_work();
+                self.portals.insert(portal.to_vec(), (sql, bound(rest), false));
+                self.say(b'2', &[]);
+            }
+            b'E' => {
+                let (portal, _) = cstr(body).unwrap();
+                let (sql, parameters, done) = self.portals.get(portal).cloned().ok_or("34000")?;
+                if sql.is_empty() {
+                    self.say(b'I', &[]);
+                    return Ok(());
+                }
+                if done {
+                    return Err("55000");
+                }
+                if let Some(known) = self.portals.get_mut(portal) {
+                    known.2 = true;
+                }
+                self.execute(&sql, &parameters, false)?;
+            }
+            b'D' => self.say(b'n', &[]),
+            b'C' => {
+                let name = cstr(&body[1..]).unwrap().0;
+                if body[0] == b'S' {
+                    self.statements.remove(name);
+                } else {
+                    self.portals.remove(name);
+                }
+                self.say(b'3', &[]);
+            }
+            other => panic!("the model does not know message {other}"),
+        }
+        Ok(())
+    }
+}
+
+/// Parameters of a Bind, as text.
+fn bound(rest: &[u8]) -> Vec<String> {
+    let formats = usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap()));
+    let mut rest = &rest[2 + 2 * formats..];
+    let count = u16::from_be_bytes(rest[..2].try_into().unwrap());
+    rest = &rest[2..];
+    let mut values = Vec::new();
+    for _ in 0..count {
+        let length = i32::from_be_bytes(rest[..4].try_into().unwrap());
+        rest = &rest[4..];
+        let (value, tail) = rest.split_at(usize::try_from(length).unwrap_or(0));
+        values.push(String::from_utf8(value.to_vec()).unwrap());
+        rest = tail;
+    }
+    values
+}
+
+/// Literals of a call, in order.
+fn literals(text: &str) -> Vec<String> {
+    text.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn elements(array: &str) -> Vec<String> {
+    array.trim_matches(['{', '}']).split(',').map(|item| item.trim_matches('"').to_owned()).collect()
+}
