@@ -24,6 +24,14 @@ macro_rules! reasons {
     };
 }
 
+impl UnknownReason {
+    /// Whether such a statement may end the transaction that it runs in, if the catalog is old or knows nothing of it.
+    #[must_use]
+    pub const fn may_end_transaction(self) -> bool {
+        matches!(self, Self::Call | Self::Do | Self::UnknownForm | Self::UnknownStatement)
+    }
+}
+
 reasons! {
     /// A function that is not known to be free of writes is called.
     FunctionCall => "function_call",

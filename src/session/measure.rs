@@ -110,7 +110,7 @@ impl Session {
             return;
         }
         let Execution { scope, portion, copy_in } = execution;
-        let measured = Measured { portion, ..self.measured(scope) }.since(self.counters);
+        let measured = Measured { portion, ..self.measured(scope) }.since(self.counters, reason);
         if measured.baseline == Baseline::Remembered {
             out.to_server.append(&mut self.injector.measure_begin(&measured));
             self.push_injected(Purpose::MeasureBegin);
@@ -169,10 +169,14 @@ impl Session {
 }
 
 impl Measured {
-    /// The same, without anything to remember where the counters are 0. A portal that is executed in portions remembers, and
-    /// where the catalog may be old the server remembers what there is to look at.
-    pub(super) fn since(self, counters: Counters) -> Self {
-        let zero = counters == Counters::Zero && self.portion == Portion::Whole && self.looks != Looks::Server;
+    /// The same, without anything to remember where the counters are 0. A portal that is executed in portions remembers;
+    /// where the catalog may be old the server remembers what there is to look at; and what is remembered is gone where the
+    /// statement has ended its transaction.
+    pub(super) fn since(self, counters: Counters, reason: UnknownReason) -> Self {
+        let zero = counters == Counters::Zero
+            && self.portion == Portion::Whole
+            && self.looks != Looks::Server
+            && !reason.may_end_transaction();
         Self { baseline: if zero { Baseline::Zero } else { Baseline::Remembered }, ..self }
     }
 }

@@ -313,11 +313,11 @@ impl Session {
                 self.rewrite_write(statement, effect, (sure, leaves_no_trace_without_rows), rewriter, position);
             }
             Act::Measure(reason) | Act::MayCommit(reason) => {
-                let measured = self.measured_in(position, statement);
+                let measured = self.measured_in(position, statement, reason);
                 self.rewrite_measured(reason, &measured, (start, end), rewriter, position, out);
             }
             Act::Fetch(_) => {
-                let measured = self.measured_in(position, statement);
+                let measured = self.measured_in(position, statement, UnknownReason::Cursor);
                 self.rewrite_measured(UnknownReason::Cursor, &measured, (start, end), rewriter, position, out);
             }
         }
@@ -380,10 +380,10 @@ impl Session {
     }
 
     /// Behind a statement that may have changed definitions only the server knows what there is to look at.
-    fn measured_in(&self, position: &Position, statement: &Statement) -> Measured {
+    fn measured_in(&self, position: &Position, statement: &Statement, reason: UnknownReason) -> Measured {
         let measured = self.measured(statement.scope.as_ref());
         let looks = if position.stale { Looks::Server } else { measured.looks };
-        Measured { looks, ..measured }.since(position.counters)
+        Measured { looks, ..measured }.since(position.counters, reason)
     }
 
     fn rewrite_measured(

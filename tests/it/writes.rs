@@ -210,6 +210,35 @@ async fn counters_of_earlier_transactions_do_not_count() {
     env.stop().await;
 }
 
+/// A procedure that learns to COMMIT behind our back: what was remembered before it is gone, which says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_procedure_that_learns_to_commit() {
+    let env = Env::with(Setup { config: "[catalog]\nrefresh_ms = 3600000".into(), ..Setup::default() }).await;
+    let procedure = |body: &str| {
+        format!(
+            "CREATE OR REPLACE PROCEDURE quiet() LANGUAGE plpgsql AS $$ BEGIN INSERT INTO tv_plain VALUES (1); {body} END $$"
+        )
+    };
+    env.direct("ALTER TABLE tv_plain DROP CONSTRAINT IF EXISTS tv_plain_pkey").await;
+    env.direct(&procedure("")).await;
+    env.settle_catalog().await;
+    for extended in [false, true] {
+        let mut wire = Wire::login(env.port);
+        let mut call = || {
+            wire.ask(&if extended { [unnamed("CALL quiet()", &[]), sync()].concat() } else { query("CALL quiet()") })
+        };
+        for _ in 0..3 {
+            let (answer, moved) = env.moved(async { call() }).await;
+            assert_eq!(moved, "plain: * +1", "{answer}");
+        }
+        env.direct(&procedure("COMMIT;")).await;
+        let (answer, moved) = env.moved(async { call() }).await;
+        assert!(moved.contains("plain: * +1") || answer.contains("2D000"), "extended {extended}: {moved}: {answer}");
+        env.direct(&procedure("")).await;
+    }
+    env.stop().await;
+}
+
 /// The server reads what we say in the client's encoding, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn domains_that_another_encoding_says_otherwise() {
