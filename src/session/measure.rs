@@ -61,7 +61,12 @@ enum End {
     /// Behind the data of a COPY: any message of ours would make it fail.
     Group(Vec<u8>),
     /// In place of the client's Sync, if that is what comes next.
-    Call(Measured),
+    Call {
+        /// The FunctionCall.
+        call: Vec<u8>,
+        /// What it measures, for a group if something else comes.
+        measured: Measured,
+    },
 }
 
 /// An Execute that is measured.
@@ -115,17 +120,14 @@ impl Session {
             out.to_server.append(&mut self.injector.measure_begin(&measured));
             self.push_injected(Purpose::MeasureBegin);
         }
-        let calls = self.context() == Context::Implicit && self.unit.bump_all_after == 0 && !copy_in;
-        if calls && self.measure_call(&measured).is_some() {
-            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, end: End::Call(measured) });
+        let ends_unit = self.context() == Context::Implicit && self.unit.bump_all_after == 0 && !copy_in;
+        let calls = self.view.analyzer.catalog.calls.filter(|_| ends_unit);
+        if let Some(call) = calls.and_then(|calls| self.injector.measure_call(calls, &measured)) {
+            let end = End::Call { call, measured };
+            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, end });
         } else {
             out.behind.append(&mut self.injector.measure_end(&measured));
         }
-    }
-
-    /// A FunctionCall that ends the measurement, where there is one.
-    fn measure_call(&self, measured: &Measured) -> Option<Vec<u8>> {
-        self.injector.measure_call(self.view.analyzer.catalog.calls?, measured)
     }
 
     /// Behind a COPY FROM STDIN what ends its measurement waits for the next message that is no copy data.
@@ -140,7 +142,7 @@ impl Session {
         let Some(open) = self.open_measurement.take() else { return };
         let mut end = match open.end {
             End::Group(end) => end,
-            End::Call(measured) => self.injector.measure_end(&measured),
+            End::Call { measured, .. } => self.injector.measure_end(&measured),
         };
         out.to_server.append(&mut end);
         self.push_injected(Purpose::MeasureEnd);
@@ -148,9 +150,10 @@ impl Session {
 
     /// The same by a FunctionCall in place of the client's Sync, which the call makes needless: it commits. Whether it did.
     pub(super) fn end_measurement_and_unit(&mut self, out: &mut Output) -> bool {
-        let Some(OpenMeasurement { end: End::Call(measured), .. }) = &self.open_measurement else { return false };
-        let Some(mut call) = self.measure_call(measured) else { return false };
-        self.open_measurement = None;
+        let calls = |open: &mut OpenMeasurement| matches!(open.end, End::Call { .. });
+        let Some(OpenMeasurement { end: End::Call { mut call, .. }, .. }) = self.open_measurement.take_if(calls) else {
+            return false;
+        };
         out.to_server.append(&mut call);
         self.outstanding.push(Request::Call {
             purpose: Purpose::MeasureEnd,

@@ -181,6 +181,13 @@ BEGIN
 END
 $function$;
 
+-- Who bumps. The planner takes a function like this for its body: it costs no call.
+CREATE FUNCTION turbo.fn_by() RETURNS text
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user)
+$function$;
+
 -- Inserts bumps. The arrays run in parallel: one element is one (tenant, domain) of one group of
 -- statements with the same effects; groups[i] names the group, statements[i] says how many statements
 -- it stands for. A tenant is a uuid as text, '' for all tenants, '@' for the tenant of the session
@@ -207,7 +214,7 @@ BEGIN
          = split_part(turbo.fn_counters(relations), '/', 3) THEN
         RETURN 0;
     END IF;
-    v_by := coalesce(nullif(current_setting('app.user_id', true), ''), session_user);
+    v_by := turbo.fn_by();
     IF settings <> '{}' THEN
         v_session := turbo.fn_session_tenant(settings);
     END IF;
@@ -270,8 +277,7 @@ BEGIN
                              ARRAY[domain], '{}', 'always', summary);
     END IF;
     INSERT INTO turbo.tb_bump (tenant_id, domain, bumps, bumped_by, summary)
-    VALUES (tenant, domain, statements,
-            coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user), fn_bump_one.summary);
+    VALUES (tenant, domain, statements, turbo.fn_by(), fn_bump_one.summary);
     RETURN 1;
 END
 $function$;
@@ -499,12 +505,10 @@ BEGIN
            AND pg_catalog.cardinality(v_known) OPERATOR(pg_catalog.=) pg_catalog.cardinality(relations) THEN
             IF pg_catalog.cardinality(relations) OPERATOR(pg_catalog.=) 1 THEN
                 INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
-                VALUES (domains[1], 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
-                        fn_measure_end.summary);
+                VALUES (domains[1], 1, turbo.fn_by(), fn_measure_end.summary);
             ELSE
                 INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
-                SELECT DISTINCT u.domain, 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
-                       fn_measure_end.summary
+                SELECT DISTINCT u.domain, 1, turbo.fn_by(), fn_measure_end.summary
                   FROM ROWS FROM (pg_catalog.unnest(relations), pg_catalog.unnest(domains)) AS u (relation, domain)
                  WHERE pg_catalog.split_part(pg_catalog.split_part(v_before, pg_catalog.concat(',', u.relation, ':'), 2), ',', 1)
                        OPERATOR(pg_catalog.<>)
@@ -537,6 +541,16 @@ BEGIN
 END
 $function$;
 
+-- Whether the counters of relations tell what was written, where all began at 0: the server counts, bumps can be written, and
+-- no definition has changed. Costs no call, as fn_count.
+CREATE FUNCTION turbo.fn_counts_suffice() RETURNS boolean
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
+           AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
+           AND turbo.fn_count(1259) OPERATOR(pg_catalog.=) 0 AND turbo.fn_count_definitions() OPERATOR(pg_catalog.=) 0
+$function$;
+
 -- The same where fn_measure_end would be told plain, and the counters of relations were 0 when the transaction began:
 -- they began anew with it (fn_flush), and nothing that it has done could move them. parts: new parts of them may have been
 -- written. A third of the server's time, since nothing has to be remembered before the statement.
@@ -549,9 +563,7 @@ BEGIN
     IF pg_catalog.pg_current_xact_id_if_assigned() IS NULL THEN
         RETURN '0' OPERATOR(pg_catalog.||) turbo.fn_flush();
     END IF;
-    IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.<>) 'on'
-       OR pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.<>) 'off'
-       OR turbo.fn_count(1259) OPERATOR(pg_catalog.<>) 0 OR turbo.fn_count_definitions() OPERATOR(pg_catalog.<>) 0
+    IF NOT turbo.fn_counts_suffice()
        OR (parts AND pg_catalog.cardinality(turbo.fn_with_new(relations, 'parts'))
                      OPERATOR(pg_catalog.<>) pg_catalog.cardinality(relations)) THEN
         RETURN turbo.fn_measure_end(relations, domains, CASE WHEN parts THEN 'parts' ELSE 'these' END, '{}', '{}', summary,
@@ -561,8 +573,7 @@ BEGIN
         IF turbo.fn_count(relations[i]) OPERATOR(pg_catalog.<>) 0 AND domains[i] OPERATOR(pg_catalog.<>) ALL (v_moved) THEN
             v_moved := v_moved OPERATOR(pg_catalog.||) domains[i];
             INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
-            VALUES (domains[i], 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
-                    fn_measured.summary);
+            VALUES (domains[i], 1, turbo.fn_by(), fn_measured.summary);
         END IF;
     END LOOP;
     RETURN pg_catalog.cardinality(v_moved)::pg_catalog.text OPERATOR(pg_catalog.||) turbo.fn_flush();
@@ -584,9 +595,7 @@ BEGIN
         RETURN '0' OPERATOR(pg_catalog.||) turbo.fn_flush();
     END IF;
     -- Nothing but tables that are called tv_ and are no partitions, all of them known.
-    IF pg_catalog.current_setting('track_counts') OPERATOR(pg_catalog.=) 'on'
-       AND pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'off'
-       AND turbo.fn_count(1259) OPERATOR(pg_catalog.=) 0 AND turbo.fn_count_definitions() OPERATOR(pg_catalog.=) 0
+    IF turbo.fn_counts_suffice()
        AND pg_catalog.pg_relation_size('turbo.tb_domain_table') OPERATOR(pg_catalog.=) 0
        AND ARRAY(SELECT c.oid FROM pg_catalog.pg_class c
                   WHERE c.relname OPERATOR(pg_catalog.>) 'tv_' AND c.relname OPERATOR(pg_catalog.<) 'tv`'
@@ -609,8 +618,7 @@ BEGIN
         IF v_domain IS NOT NULL THEN
             FOREACH v_domain IN ARRAY v_domains LOOP
                 INSERT INTO turbo.tb_bump (domain, bumps, bumped_by, summary)
-                VALUES (v_domain, 1, coalesce(nullif(pg_catalog.current_setting('app.user_id', true), ''), session_user),
-                        fn_measured_every.summary);
+                VALUES (v_domain, 1, turbo.fn_by(), fn_measured_every.summary);
             END LOOP;
             RETURN pg_catalog.cardinality(v_domains)::pg_catalog.text OPERATOR(pg_catalog.||) turbo.fn_flush();
         END IF;
