@@ -458,7 +458,9 @@ impl Pump {
             ClientStep::RelayLast => self.last_words = true,
             ClientStep::Replace => *relay_from = at + length,
         }
-        if !self.out.behind.is_empty() {
+        if self.up.streaming > 0 {
+            self.up.behind_stream.append(&mut self.out.behind);
+        } else if !self.out.behind.is_empty() {
             self.gather_up(bytes.get(*relay_from..at + length).unwrap_or_default())?;
             *relay_from = at + length;
             self.up.output.append(&mut self.out.behind);

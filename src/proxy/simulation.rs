@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::pump_for_tests;
 use super::socket::Socket;
 use crate::session::simulation::{
-    CALLS_FROM, Message, Model, Random, are_covered, direct, logged_in, named_seeds, program, readable,
+    Message, Model, Random, all_kinds, are_covered, direct, logged_in, named_seeds, program, readable,
 };
 use crate::wire::{FrameHeader, encode};
 
@@ -211,10 +211,7 @@ async fn check(seed: u64) {
 
 #[test]
 fn random_programs_in_pieces() {
-    let seeds = named_seeds().map_or_else(
-        || (0..SEEDS).chain(CALLS_FROM..CALLS_FROM + SEEDS / 3).chain(FOUND).collect::<Vec<_>>(),
-        Iterator::collect,
-    );
+    let seeds = named_seeds().map_or_else(|| all_kinds(SEEDS).chain(FOUND).collect::<Vec<_>>(), Iterator::collect);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for seed in seeds {
         runtime.block_on(check(seed));
