@@ -71,7 +71,9 @@ impl Analysis {
     /// Of a text of `bytes` bytes that nobody looked into.
     #[must_use]
     pub fn opaque(bytes: usize, reason: UnknownReason) -> Self {
-        let statement = Statement { span: (0, bytes), kind: Kind::Measure(reason), ..Statement::default() };
+        // It may be a COPY: no message of ours must get into its data.
+        let kind = Kind::Measure(reason);
+        let statement = Statement { span: (0, bytes), kind, copy_in: true, ..Statement::default() };
         Self { statements: vec![statement], refused: false, opaque: true }
     }
 

@@ -444,7 +444,7 @@ impl Pump {
             session.observe_copy(rest.get(FRAME_HEADER_BYTES..length).unwrap_or_default());
         }
         self.report_events();
-        if !self.out.to_server.is_empty() {
+        if step == ClientStep::Replace || !self.out.to_server.is_empty() {
             self.gather_up(bytes.get(*relay_from..at).unwrap_or_default())?;
             *relay_from = at;
             self.up.output.append(&mut self.out.to_server);

@@ -13,8 +13,11 @@ use super::{ClientStep, CopyIn, Event, Output, Session, StatementClass};
 use crate::effect::Analysis;
 use crate::effect::copy::{CopyFormat, CopyPlan, CopyReader};
 use crate::session::prepared::Act;
+use crate::wire::backend::ErrorFields;
 use crate::wire::encode;
 use crate::wire::message_type::frontend;
+
+const PROTOCOL_VIOLATION: &[u8] = b"08P01";
 
 /// A COPY whose rows are read.
 #[derive(Debug)]
@@ -76,8 +79,9 @@ impl Session {
     /// CopyDone or CopyFail of the client.
     pub(super) fn on_copy_end(&mut self, message_type: u8, out: &mut Output) -> ClientStep {
         self.copy_in = match self.copy_in {
-            CopyIn::Active | CopyIn::No => CopyIn::No,
-            CopyIn::Expected | CopyIn::DoneEarly => CopyIn::DoneEarly,
+            CopyIn::No | CopyIn::Expected if self.copies_in_flight > 0 => CopyIn::DoneEarly(1),
+            CopyIn::DoneEarly(count) => CopyIn::DoneEarly(count.saturating_add(1)),
+            _ => CopyIn::No,
         };
         let copied = self.copy_tenants.take().filter(|_| message_type == frontend::COPY_DONE).map(CopyTenants::effect);
         match (copied, self.outstanding.back_mut()) {
@@ -99,6 +103,36 @@ impl Session {
             _ => {}
         }
         ClientStep::Relay
+    }
+
+    /// What is no copy data, in copy-in mode. The server ignores Sync, so it is not even sent: should the COPY have failed
+    /// meanwhile, it would end a unit whose end nobody waits for. Anything else makes the COPY fail and is consumed; but
+    /// should a simple query have failed meanwhile, this would be processed. So an empty query goes first, to see.
+    pub(super) fn on_client_in_copy(&mut self, message_type: u8, out: &mut Output) -> ClientStep {
+        let runs = matches!(message_type, frontend::QUERY | frontend::FUNCTION_CALL);
+        match self.outstanding.front() {
+            _ if message_type == frontend::SYNC => ClientStep::Replace,
+            Some(Request::Query(_)) if runs => {
+                encode::query(b"", &mut out.to_server);
+                self.copy_in = CopyIn::Interrupted;
+                ClientStep::Hold
+            }
+            _ => {
+                self.copy_in = CopyIn::No;
+                ClientStep::Relay
+            }
+        }
+    }
+
+    /// The COPY that was interrupted has failed: of that, or before.
+    pub(super) fn on_interrupted(&mut self, error: &[u8]) {
+        self.copy_in = CopyIn::No;
+        if ErrorFields::decode(error).sqlstate == PROTOCOL_VIOLATION {
+            self.copy_in = CopyIn::Consumed;
+        } else if matches!(self.outstanding.front(), Some(Request::Query(query)) if query.copy.is_none()) {
+            // It is answered; an extended query skips it.
+            self.outstanding.push(Request::Ended);
+        }
     }
 
     /// Sends a COPY that is the only statement of a simple query, outside of a block, as an extended

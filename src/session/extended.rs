@@ -21,12 +21,8 @@ impl Session {
         let (name, prepared) = match Parse::decode(body) {
             Ok(parse) if whole => (parse.name, Some(self.prepare(&parse))),
             _ => {
-                let (name, text) = crate::wire::frontend::cstr(body).unwrap_or_default();
-                let mut analysis = Analysis::opaque(0, UnknownReason::TooLong);
-                // Our messages must not get into copy data.
-                let first = text.trim_ascii_start().get(..4).unwrap_or_default();
-                analysis.statements.iter_mut().for_each(|all| all.copy_in = first.eq_ignore_ascii_case(b"copy"));
-                (name, Some(Prepared::opaque(analysis)))
+                let (name, _) = crate::wire::frontend::cstr(body).unwrap_or_default();
+                (name, Some(Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong))))
             }
         };
         self.names.unit = self.unit.number;
@@ -274,11 +270,6 @@ impl Session {
         if self.phase == Phase::SkippingToSync {
             self.phase = Phase::Ready;
             self.end_unit();
-            return ClientStep::Relay;
-        }
-        if self.copy_in == CopyIn::Expected {
-            // Ignored if the COPY has begun, effective if it failed.
-            self.outstanding.push(Request::Sync(SyncRequest { unless_copy: true, ..SyncRequest::default() }));
             return ClientStep::Relay;
         }
         if self.end_measurement_and_unit(out) {

@@ -162,13 +162,18 @@ enum Phase {
 /// Copy-in as far as the client's messages tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CopyIn {
+    /// None, or its data are all sent.
     No,
-    /// COPY FROM STDIN was sent in an extended query; its CopyInResponse may come.
+    /// What may be a COPY FROM STDIN was sent; its CopyInResponse may come.
     Expected,
-    /// The client sent all of its data before the server's CopyInResponse came.
-    DoneEarly,
+    /// The client sent all data of so many COPYs (a text may have several) before their CopyInResponse came.
+    DoneEarly(usize),
     /// The server reads copy data.
     Active,
+    /// The client sent what belongs into no data, and waits: an empty query was sent in its place.
+    Interrupted,
+    /// That made the COPY fail, as the client's message would have done.
+    Consumed,
 }
 
 /// The state machine of one client. See the module's documentation for the contract.
@@ -315,6 +320,10 @@ impl Session {
             // Statements that are sent behind the StartupMessage wait for the end of the start-up phase.
             return if message_type == frontend::PASSWORD { ClientStep::Relay } else { ClientStep::Hold };
         }
+        if self.copy_in == CopyIn::Consumed {
+            self.copy_in = CopyIn::No;
+            return ClientStep::Replace;
+        }
         if let Some(sync_sent) = self.outstanding.unsynced_call() {
             // If its unit fails the server skips what follows, up to this Sync.
             *sync_sent = true;
@@ -322,7 +331,7 @@ impl Session {
         }
         if self.must_hold(message_type) {
             if self.copies_in_flight > 0 {
-                // The end of the COPY is not told before Sync.
+                // Neither its failure nor its end is told before Sync, unless it is asked for.
                 self.wait_for_outcomes(out);
             }
             return ClientStep::Hold;
@@ -335,7 +344,7 @@ impl Session {
             // The connection to the server is still needed; the client closes its own.
             frontend::TERMINATE if self.bumps_owed > 0 => ClientStep::Replace,
             frontend::TERMINATE | frontend::FLUSH => ClientStep::Relay,
-            _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type),
+            _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type, out),
             frontend::SYNC => self.on_sync(out),
             _ if self.phase == Phase::SkippingToSync => ClientStep::Relay,
             _ => self.on_statement_message(message_type, body, whole, out),
@@ -358,18 +367,14 @@ impl Session {
         }
     }
 
-    /// In copy-in mode the server ignores Sync; anything else makes the COPY fail and is consumed.
-    const fn on_client_in_copy(&mut self, message_type: u8) -> ClientStep {
-        if message_type != frontend::SYNC {
-            self.copy_in = CopyIn::No;
-        }
-        ClientStep::Relay
-    }
-
     /// Whether the message has to wait for the server.
     fn must_hold(&self, message_type: u8) -> bool {
+        if self.copy_in == CopyIn::Interrupted {
+            return true;
+        }
         let copy_message = matches!(message_type, frontend::COPY_DATA | frontend::COPY_DONE | frontend::COPY_FAIL);
-        if copy_message && self.copy_in != CopyIn::No && self.copy_in != CopyIn::Expected {
+        let early = copy_message && matches!(self.copy_in, CopyIn::DoneEarly(_));
+        if self.copy_in == CopyIn::Active || early {
             // The server waits for it.
             return false;
         }
@@ -379,15 +384,16 @@ impl Session {
         {
             return true;
         }
-        let passes_copy = matches!(message_type, frontend::SYNC | frontend::FLUSH | frontend::TERMINATE);
-        let copy_is_sent = matches!(self.copy_in, CopyIn::No | CopyIn::DoneEarly);
-        if self.copies_in_flight > 0 && copy_is_sent && !copy_message && !passes_copy {
-            // All data is sent; whether the COPY has begun at all, only the server's answer tells.
+        let passes_copy = copy_message
+            || matches!(message_type, frontend::FLUSH | frontend::TERMINATE)
+            || (message_type == frontend::SYNC && self.copy_in != CopyIn::Expected && !self.copies_by_query());
+        if self.copies_in_flight > 0 && !passes_copy {
+            // Whether the COPY has begun at all, only the server's answer tells.
             return true;
         }
         match self.outstanding.back() {
             // Until its ReadyForQuery nothing may stand before the Sync that stands for it.
-            Some(Request::Query(query)) if query.copy.is_some() => !copy_message && self.copy_in != CopyIn::Active,
+            Some(Request::Query(query)) if query.copy.is_some() => !copy_message,
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
             Some(Request::Query(query)) => {
@@ -397,6 +403,11 @@ impl Session {
             Some(Request::Rollback | Request::FunctionCall { .. }) => true,
             _ => false,
         }
+    }
+
+    /// Whether what may copy is a simple query: more COPYs may be in its text.
+    fn copies_by_query(&self) -> bool {
+        matches!(self.outstanding.back(), Some(Request::Query(_)))
     }
 
     /// Whether ReadyForQuery is due: after the client has closed its side the server still answers.

@@ -90,8 +90,6 @@ pub struct SyncRequest {
     pub ddl: bool,
     /// How strings are read may change.
     pub changes_settings: bool,
-    /// Sent while a COPY FROM STDIN may be in progress: if it is, the server ignores it.
-    pub unless_copy: bool,
     /// Bump every domain so many times before its ReadyForQuery is forwarded.
     pub bump_all_after: u32,
     /// A bump failed before the client's COMMIT, which the server then skipped: end the block for it.
@@ -133,7 +131,8 @@ pub enum Request {
         /// The client's Sync was sent behind it. It waits as long as it can: where the call commits, it is not needed.
         sync_sent: bool,
     },
-    /// The Sync of a unit that a bump by FunctionCall has ended: its ReadyForQuery is one too many.
+    /// What ends no more than has ended (the Sync of a unit that a bump by FunctionCall has ended; an empty query of ours):
+    /// its ReadyForQuery is one too many.
     Ended,
     /// FunctionCall.
     FunctionCall {
@@ -170,11 +169,7 @@ impl Request {
     /// Whether it ends the unit of messages that it belongs to.
     #[must_use]
     pub const fn ends_unit(&self) -> bool {
-        match self {
-            Self::Sync(sync) => !sync.unless_copy,
-            Self::Query(_) | Self::FunctionCall { .. } => true,
-            _ => false,
-        }
+        matches!(self, Self::Sync(_) | Self::Query(_) | Self::FunctionCall { .. })
     }
 
     /// Whether ReadyForQuery ends it.
@@ -295,10 +290,5 @@ impl OutstandingRequests {
                 left = left.and_then(|undo| later.absorb(undo));
             }
         }
-    }
-
-    /// COPY FROM STDIN has begun: the server ignores the Syncs that were sent meanwhile.
-    pub fn drop_ignored_syncs(&mut self) {
-        self.queue.retain(|request| !matches!(request, Request::Sync(sync) if sync.unless_copy));
     }
 }

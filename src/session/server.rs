@@ -85,7 +85,7 @@ impl Session {
             backend::READY_FOR_QUERY => self.on_ready(body, out),
             _ if self.phase == Phase::Starting => ServerStep::Forward,
             backend::ERROR_RESPONSE => self.on_error(body_bytes, body, out),
-            _ if matches!(self.outstanding.front(), Some(Request::Rollback)) => ServerStep::Drop,
+            _ if matches!(self.outstanding.front(), Some(Request::Rollback | Request::Ended)) => ServerStep::Drop,
             _ if matches!(self.outstanding.front(), Some(Request::Query(_))) => {
                 self.on_query_reply(message_type, body_bytes, body, out)
             }
@@ -169,7 +169,6 @@ impl Session {
             }
             backend::COPY_IN_RESPONSE => {
                 self.begin_copy_in();
-                self.outstanding.drop_ignored_syncs();
             }
             _ => {}
         }
@@ -229,7 +228,6 @@ impl Session {
             }
             backend::COPY_IN_RESPONSE => {
                 self.begin_copy_in();
-                self.outstanding.drop_ignored_syncs();
             }
             // ParameterDescription is followed by RowDescription or NoData; FunctionCallResponse by
             // ReadyForQuery; CopyOutResponse and CopyBothResponse by data.
@@ -242,6 +240,7 @@ impl Session {
         let executed = self.outstanding.take(|request| matches!(request, Request::Execute { .. }));
         if let Some(Request::Execute { copy_in: true, .. }) = executed {
             self.copies_in_flight = self.copies_in_flight.saturating_sub(1);
+            self.copy_in = CopyIn::No;
         }
         if let Some(Request::Execute { write: Some(write), .. }) = executed {
             let changed = match message_type {
@@ -254,14 +253,21 @@ impl Session {
         }
     }
 
-    /// The client may have sent all of its data before.
+    /// The client may have sent all of its data before. A Flush that was sent behind the COPY is ignored.
     fn begin_copy_in(&mut self) {
-        self.copy_in = if self.copy_in == CopyIn::DoneEarly { CopyIn::No } else { CopyIn::Active };
+        self.flushed = false;
+        self.copy_in = match self.copy_in {
+            CopyIn::DoneEarly(1) => CopyIn::No,
+            CopyIn::DoneEarly(count) => CopyIn::DoneEarly(count - 1),
+            _ => CopyIn::Active,
+        };
     }
 
     fn on_error(&mut self, body_bytes: usize, body: &[u8], out: &mut Output) -> ServerStep {
         self.flushed = false;
-        self.copy_in = CopyIn::No;
+        if std::mem::replace(&mut self.copy_in, CopyIn::No) == CopyIn::Interrupted {
+            self.on_interrupted(body);
+        }
         self.copy_tenants = None;
         self.forget_measurement(self.unit_of_front());
         match self.outstanding.front_mut() {
@@ -561,7 +567,9 @@ impl Session {
             return ServerStep::Drop;
         }
         query.release(out);
-        self.copy_in = CopyIn::No;
+        if self.copy_in != CopyIn::Consumed {
+            self.copy_in = CopyIn::No;
+        }
         if query.copy.is_some_and(|copy| copy.failed) {
             // An empty simple query removes the unnamed statement; the client gets its ReadyForQuery.
             encode::query(b"", &mut out.to_server);

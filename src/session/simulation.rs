@@ -104,15 +104,89 @@ const CALLS: &[&str] = &[
     "COMMIT",
 ];
 
+/// Mostly COPY … FROM STDIN.
+const COPIES: &[&str] = &[
+    COPY,
+    COPY,
+    COPY,
+    COPY,
+    "COPY tv_ruled FROM STDIN",
+    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    "SELECT app.writes()",
+    "SELECT 1",
+    "SELECT 1/0",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT s",
+    "ROLLBACK TO s",
+];
+const COPY: &str = "COPY tv_a FROM STDIN";
+
 /// Seeds from here on are of programs that mostly call functions.
 pub const CALLS_FROM: u64 = 1_000_000;
+/// Seeds from here on are of programs that mostly copy.
+pub const COPIES_FROM: u64 = 2_000_000;
 
 /// A flight of messages, and how many ReadyForQuery the client waits for before the next one.
 pub type Flight = (Vec<Message>, usize);
 
 pub fn program(seed: u64, random: &mut Random) -> Vec<Flight> {
-    let (statements, flights) = if seed < CALLS_FROM { (STATEMENTS, 2) } else { (CALLS, 6) };
-    (0..flights + random.below(6)).map(|_| flight(statements, random)).collect()
+    let (statements, flights) = match seed {
+        COPIES_FROM.. => (COPIES, 3),
+        CALLS_FROM.. => (CALLS, 6),
+        _ => (STATEMENTS, 2),
+    };
+    let flights = (0..flights + random.below(6)).map(|_| flight(statements, random)).collect();
+    if seed < COPIES_FROM { flights } else { with_copy_data(flights, seed % 2 == 1, random) }
+}
+
+/// Data for each COPY that begins, and mostly their end; every second seed is of a client that sends what does not
+/// belong there. How many ReadyForQuery there are then, the model says.
+fn with_copy_data(flights: Vec<Flight>, wild: bool, random: &mut Random) -> Vec<Flight> {
+    let mut model = Model::new();
+    let mut ready_before = 0;
+    let mut flight = |(messages, _): Flight| {
+        let mut all = Vec::new();
+        let mut send = |messages: Vec<Message>| {
+            messages.iter().for_each(|message| model.receive(message.clone()));
+            all.extend(messages);
+            model.is_copying()
+        };
+        for message in messages {
+            let mut copying = send(vec![message]);
+            while copying && !(wild && random.chance(30)) {
+                copying = send(copy_data(wild, random));
+            }
+            if wild && random.chance(3) {
+                send(copy_data(wild, random));
+            }
+        }
+        let ready = model.sent.iter().filter(|(kind, _)| *kind == b'Z').count();
+        (all, ready - std::mem::replace(&mut ready_before, ready))
+    };
+    // Whatever is open ends.
+    let end = (vec![message(b'f', &[b"no more\0"]), message(b'S', &[])], 1);
+    flights.into_iter().chain([end]).map(&mut flight).collect()
+}
+
+fn copy_data(wild: bool, random: &mut Random) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let mut bad = false;
+    for _ in 0..random.below(3) {
+        bad |= random.chance(8);
+        messages.push(message(b'd', &[if bad { b"bad" } else { b"1\t" }, TENANT.as_bytes(), b"\tx\n"]));
+        // Behind a failure it would not be ignored; which of both comes first, no client knows.
+        if !bad && random.chance(5) {
+            messages.push((if random.chance(50) { b'H' } else { b'S' }, Vec::new()));
+        }
+    }
+    if wild && !bad && random.chance(10) {
+        return messages;
+    }
+    let gives_up = random.chance(20);
+    messages.push(if gives_up { message(b'f', &[b"the client gives up\0"]) } else { (b'c', Vec::new()) });
+    messages
 }
 
 fn flight(statements: &[&str], random: &mut Random) -> Flight {
@@ -336,6 +410,8 @@ fn check(seed: u64) {
         run.held = None;
     }
     while run.step(&mut random) {}
+    run.model.flush();
+    while run.step(&mut random) {}
     run.model.end(false);
     if !gone && run.to_client != direct(&flights) {
         fail("another transcript", &run);
@@ -366,10 +442,15 @@ pub fn named_seeds() -> Option<Range<u64>> {
     Some(from.parse().unwrap()..to.parse().unwrap())
 }
 
+/// Of `count` programs of the first kind, and half as many of each other.
+pub fn all_kinds(count: u64) -> impl Iterator<Item = u64> {
+    let others = [CALLS_FROM, COPIES_FROM].into_iter().flat_map(move |from| from..from + count / 2);
+    (0..count).chain(others)
+}
+
 #[test]
 fn random_programs() {
-    let seeds = named_seeds()
-        .map_or_else(|| (0..SEEDS).chain(CALLS_FROM..CALLS_FROM + SEEDS / 2).collect::<Vec<_>>(), Iterator::collect);
+    let seeds = named_seeds().map_or_else(|| all_kinds(SEEDS).collect::<Vec<_>>(), Iterator::collect);
     for seed in seeds {
         let outcome = std::panic::catch_unwind(|| check(seed));
         assert!(outcome.is_ok(), "seed {seed}");

@@ -271,6 +271,61 @@ fn scripts() -> Vec<(&'static str, Vec<u8>, usize)> {
         ("copy that fails", [query("COPY tv_post FROM STDIN"), copy_data("x\n"), copy_done()].concat(), 1),
         ("copy that the client gives up", [query("COPY tv_post FROM STDIN"), message(b'f', b"no\0")].concat(), 1),
         (
+            "query in the middle of copy data",
+            [query("COPY tv_post FROM STDIN"), copy_data("1\t\\N\tx\n"), query(&insert), query("SELECT 1")].concat(),
+            2,
+        ),
+        (
+            "query behind copy data that failed",
+            [query("COPY tv_post FROM STDIN"), copy_data("x\n"), query(&insert), query("SELECT 1")].concat(),
+            3,
+        ),
+        (
+            "extended message in the middle of copy data",
+            [query("COPY tv_post FROM STDIN"), parse("", "SELECT 1"), query("SELECT 2")].concat(),
+            2,
+        ),
+        (
+            "two copies whose data come at once, and a query behind them",
+            [
+                query("COPY tv_post FROM STDIN; COPY tv_post FROM STDIN"),
+                copy_data("1\t\\N\tx\n"),
+                copy_done(),
+                copy_data("2\t\\N\tx\n"),
+                copy_done(),
+                query(&insert),
+            ]
+            .concat(),
+            2,
+        ),
+        (
+            "extended copies, one behind a Sync that is ignored",
+            [
+                unnamed("COPY tv_post FROM STDIN", &[]),
+                sync(),
+                copy_data("1\t\\N\tx\n"),
+                copy_done(),
+                unnamed("SELECT app.write_two(3)", &[]),
+                unnamed("COPY tv_post FROM STDIN", &[]),
+                copy_done(),
+                sync(),
+            ]
+            .concat(),
+            1,
+        ),
+        (
+            "extended message in the middle of extended copy data",
+            [
+                unnamed("COPY tv_post FROM STDIN", &[]),
+                copy_data("1\t\\N\tx\n"),
+                unnamed(&insert, &[]),
+                sync(),
+                query(&insert),
+            ]
+            .concat(),
+            2,
+        ),
+        (
             "extended copy",
             [unnamed("COPY tv_post FROM STDIN", &[]), sync(), copy_data("1\t\\N\tx\n"), copy_done(), sync()].concat(),
             1,

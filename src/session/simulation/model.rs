@@ -20,6 +20,16 @@ enum Block {
     Failed,
 }
 
+/// COPY … FROM STDIN, while its rows come.
+#[derive(Debug, Default)]
+struct CopyingIn {
+    rows: usize,
+    /// What its rows write is for the server to say.
+    measured: bool,
+    /// The statements behind it in a simple query; `None`: an extended query.
+    rest: Option<VecDeque<String>>,
+}
+
 /// The server: PostgreSQL 15 as far as the programs go.
 pub struct Model {
     pub committed: Work,
@@ -36,6 +46,7 @@ pub struct Model {
     statements: HashMap<Vec<u8>, String>,
     portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
     skipping: bool,
+    copying: Option<CopyingIn>,
     buffer: Vec<Message>,
     pub sent: VecDeque<Message>,
     pub received: Vec<Message>,
@@ -62,6 +73,7 @@ impl Model {
             statements: HashMap::new(),
             portals: HashMap::new(),
             skipping: false,
+            copying: None,
             buffer: Vec::new(),
             sent: VecDeque::new(),
             received: Vec::new(),
@@ -74,6 +86,10 @@ impl Model {
     /// that adds up when it likes.
     pub fn of(seed: u64) -> Self {
         Self { keeps_implicit_block: seed % 3 == 2, flushes: !seed.is_multiple_of(5), ..Self::new() }
+    }
+
+    pub const fn is_copying(&self) -> bool {
+        self.copying.is_some()
     }
 
     pub fn flush(&mut self) {
@@ -225,6 +241,12 @@ impl Model {
                     self.tag("UPDATE 1");
                 }
             }
+            "COPY tv_a FROM STDIN" | "COPY tv_ruled FROM STDIN" => {
+                self.begin_work();
+                self.say(b'G', &[&[0, 0, 0]]);
+                self.flush();
+                self.copying = Some(CopyingIn { measured: text.contains("ruled"), ..CopyingIn::default() });
+            }
             _ if text.starts_with("SELECT turbo.") => {
                 self.begin_work();
                 let result = self.ours(text, parameters);
@@ -316,7 +338,12 @@ impl Model {
         if self.skipping && kind != b'S' {
             return;
         }
+        if let Some(copy) = self.copying.take() {
+            return self.copy(copy, kind, &body);
+        }
         match kind {
+            // What a client still sends when its COPY has failed.
+            b'd' | b'c' | b'f' => {}
             b'Q' => self.query(&String::from_utf8(body).unwrap()),
             b'S' => {
                 self.skipping = false;
@@ -374,16 +401,62 @@ impl Model {
         if statements.is_empty() {
             self.say(b'I', &[]);
         }
-        for statement in &statements {
-            if let Err(code) = self.execute(statement, &[], true) {
+        self.statements_of_query(statements.into_iter().map(str::to_owned).collect());
+    }
+
+    fn statements_of_query(&mut self, mut statements: VecDeque<String>) {
+        while let Some(statement) = statements.pop_front() {
+            if let Err(code) = self.execute(&statement, &[], true) {
                 self.error(code);
                 return self.ready();
+            }
+            if let Some(copy) = &mut self.copying {
+                copy.rest = Some(statements);
+                return;
             }
         }
         if self.block == Block::No {
             self.end(true);
         }
         self.ready();
+    }
+
+    /// A message while copy data are expected.
+    fn copy(&mut self, mut copy: CopyingIn, kind: u8, body: &[u8]) {
+        let error = match kind {
+            b'd' if body.starts_with(b"bad") => "22P02",
+            b'd' => {
+                copy.rows += 1;
+                self.copying = Some(copy);
+                return;
+            }
+            // Ignored.
+            b'H' | b'S' => {
+                self.copying = Some(copy);
+                return;
+            }
+            b'c' => return self.end_copy(copy),
+            b'f' => "57014",
+            _ => "08P01",
+        };
+        self.error(error);
+        match copy.rest {
+            Some(_) => self.ready(),
+            None => {
+                self.skipping = true;
+                self.flush();
+            }
+        }
+    }
+
+    fn end_copy(&mut self, copy: CopyingIn) {
+        if copy.rows > 0 {
+            self.write(if copy.measured { "" } else { TENANT });
+        }
+        self.tag(&format!("COPY {}", copy.rows));
+        if let Some(rest) = copy.rest {
+            self.statements_of_query(rest);
+        }
     }
 
     fn extended(&mut self, kind: u8, body: &[u8]) -> Outcome {
