@@ -133,5 +133,12 @@ pub const DATABASES_MAX: usize = 256;
 /// Longest wait for the server's last words after a client broke the protocol.
 pub const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Pauses between tries of a bump that has to be made up for, the first and the longest: soon if it was a short failure, and
+/// not all sessions at once behind a long one.
+pub const LATE_BUMP_PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+
+/// How long it is tried: longer than a server needs to start again, or to fail over.
+pub const LATE_BUMP_TIME_MAX: Duration = Duration::from_secs(600);
+
 /// Log rows that one fold takes at most, to keep its transaction short.
 pub const FOLD_ROWS_MAX: i32 = 100_000;

@@ -162,6 +162,12 @@ impl Database {
         self.changed.notify_one();
     }
 
+    /// One more use of it.
+    #[must_use]
+    pub fn lease(self: &Arc<Self>) -> Lease {
+        Lease::new(Arc::clone(self))
+    }
+
     /// Control connections.
     #[must_use]
     pub const fn pool(&self) -> &ControlPool {

@@ -130,7 +130,7 @@ fn guards() {
 
     let long = vec![b' '; limits::ANALYZED_TEXT_BYTES_MAX + 1];
     let answer = with_settings(&long, &EffectSettings::default());
-    assert!(answer.opaque && describe(&answer) == "measure too_long");
+    assert!(answer.opaque && describe(&answer) == "measure too_long [copy-in]");
 
     let rows: Vec<String> = (0..=limits::STATEMENT_TENANTS_MAX).map(|n| format!("(1, '{:032x}')", n + 1)).collect();
     assert_eq!(describe(&analysis(&format!("INSERT INTO tv_a VALUES {}", rows.join(", ")))), "write a:all");

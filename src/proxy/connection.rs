@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::late::LateBumps;
 use super::signals::{Signal, Signals};
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
@@ -58,8 +58,8 @@ pub struct Connection {
     pub kill: CancellationToken,
     /// Any number, to spread what is counted over.
     pub shard: usize,
-    /// Where the control plane runs.
-    pub home: Handle,
+    /// For bumps that its connection cannot carry.
+    pub late: LateBumps,
 }
 
 /// What a connection begins with.
@@ -104,6 +104,7 @@ pub(super) struct Pump {
     /// The session's open transaction has changed the catalog.
     change: Option<CatalogChange>,
     metrics: Arc<Metrics>,
+    late: LateBumps,
     out: Output,
     held: bool,
     /// Nothing more of the client is processed.
@@ -124,7 +125,7 @@ impl Connection {
     pub async fn run(self, begun: Begun, name: &str) -> io::Result<Ending> {
         let view = self.database.as_ref().map(|database| database.view());
         let session = view.clone().map(|view| Session::new(view, name));
-        let mut pump = Pump::new(self.client, self.server, session, self.metrics);
+        let mut pump = Pump::new(self.client, self.server, session, self.metrics, self.late);
         pump.view = view;
         pump.database = self.database;
         pump.shard = self.shard;
@@ -134,7 +135,7 @@ impl Connection {
         pump.down.input = keep_rest(begun.replies, consumed);
         pump.process_client_input()?;
         let ending = pump.run(&self.drain, &self.kill).await;
-        pump.bump_what_was_left(&self.home).await;
+        pump.bump_what_was_left().await;
         ending
     }
 }
@@ -142,11 +143,12 @@ impl Connection {
 /// A pump without a database, that has logged in.
 #[cfg(test)]
 pub(super) fn pump_for_tests(client: Socket, server: Socket, session: Session) -> Pump {
-    Pump::new(client, server, Some(session), Arc::new(Metrics::new()))
+    let late = LateBumps { home: tokio::runtime::Handle::current(), kill: CancellationToken::new() };
+    Pump::new(client, server, Some(session), Arc::new(Metrics::new()), late)
 }
 
 impl Pump {
-    fn new(client: Socket, server: Socket, session: Option<Session>, metrics: Arc<Metrics>) -> Self {
+    fn new(client: Socket, server: Socket, session: Option<Session>, metrics: Arc<Metrics>, late: LateBumps) -> Self {
         Self {
             client,
             server,
@@ -157,6 +159,7 @@ impl Pump {
             database: None,
             change: None,
             metrics,
+            late,
             out: Output::default(),
             held: false,
             last_words: false,
@@ -202,23 +205,12 @@ impl Pump {
         if client || server || down || up { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// A client that is gone without a Sync behind a procedure that may have committed: every domain is bumped
-    /// by the control plane.
-    async fn bump_what_was_left(&mut self, home: &Handle) {
+    /// What may have committed, and lost its bump with the session.
+    async fn bump_what_was_left(&mut self) {
         let lost = self.session.as_ref().map_or(0, Session::bumps_lost);
-        let Some(database) = self.database.take_if(|_| lost > 0) else { return };
-        let bump = home.spawn(async move {
-            let bump = async {
-                let client = database.pool().get().await?;
-                client.execute("SELECT turbo.fn_bump_all($1, 'turnstile')", &[&i64::from(lost)]).await?;
-                Ok::<(), crate::catalog::control::ControlError>(())
-            };
-            if let Err(error) = bump.await {
-                tracing::error!(database = %database.name, %error, "a bump in a transaction of its own failed: caches may be stale");
-            }
-        });
-        // It ends badly only where the process ends.
-        let _stopped = bump.await;
+        if let Some(database) = self.database.take_if(|_| lost > 0) {
+            self.late.bump_all(database, lost).await;
+        }
     }
 
     const fn reads_client(&self) -> bool {
@@ -270,15 +262,10 @@ impl Pump {
     /// Passes the end of the client's stream on, once nothing is owed that needs the server's ear.
     async fn close_server_side(&mut self) {
         let done = self.up.ended && !self.writes_server() && !self.held && !self.server_shut;
-        if done
-            && let Some(session) = &mut self.session
-            && session.owes_late_bump()
-        {
-            session.on_client_gone(&mut self.out);
-            self.up.output.append(&mut self.out.to_server);
-        }
         let owes = self.session.as_ref().is_some_and(|session| session.owes_ready() || session.owes_late_bump());
-        if done && !owes {
+        // In the middle of a message the server hears of nothing else.
+        let cut = self.up.streaming > 0;
+        if done && (cut || !owes) {
             self.server_shut = true;
             self.server.shutdown().await;
         }
@@ -541,9 +528,7 @@ impl Pump {
             self.metrics.on_event(event);
             match (event, &self.database) {
                 (Event::CatalogChanged, Some(database)) => database.note_change(),
-                (Event::LateBumpFailed, Some(database)) => {
-                    tracing::error!(database = %database.name, "a bump in a transaction of its own failed: caches may be stale");
-                }
+                (Event::LateBumpFailed, Some(database)) => self.late.bump_all_meanwhile(database.lease(), 1),
                 (Event::AuditDisagreement, Some(database)) => {
                     tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
                 }

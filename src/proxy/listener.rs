@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::cancel;
 use super::connect::{Server, connect};
 use super::connection::{Begun, Connection, Ending};
+use super::late::LateBumps;
 use super::login::{Login, LoginError, log_in};
 use super::socket::Socket;
 use super::verifiers::Source;
@@ -170,7 +171,7 @@ impl Proxy {
                     drain: proxy.parts.drain.clone(),
                     kill: proxy.kill.clone(),
                     shard: usize::try_from(admitted.number).unwrap_or(0),
-                    home,
+                    late: LateBumps { home, kill: proxy.kill.clone() },
                 };
                 connection.run(start.begun, &format!("_turnstile_{:016x}", proxy.nonce)).await
             };

@@ -4,6 +4,7 @@ pub mod busy_poll;
 pub mod cancel;
 pub mod connect;
 pub mod connection;
+pub mod late;
 pub mod listener;
 pub mod login;
 mod signals;

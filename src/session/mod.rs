@@ -341,8 +341,6 @@ impl Session {
             // The server reads them without a reply; CopyData outside of copy-in is dropped by it.
             frontend::COPY_DATA | frontend::PASSWORD => ClientStep::Relay,
             frontend::COPY_DONE | frontend::COPY_FAIL => self.on_copy_end(message_type, out),
-            // The connection to the server is still needed; the client closes its own.
-            frontend::TERMINATE if self.bumps_owed > 0 => ClientStep::Replace,
             frontend::TERMINATE | frontend::FLUSH => ClientStep::Relay,
             _ if self.copy_in == CopyIn::Active => self.on_client_in_copy(message_type, out),
             frontend::SYNC => self.on_sync(out),
@@ -418,17 +416,11 @@ impl Session {
         self.copy_in != CopyIn::Active && self.outstanding.iter().any(Request::ends_with_ready)
     }
 
-    /// Whether a bump in a transaction of its own is still to come: the connection to the server is
-    /// needed even if the client is gone.
+    /// Whether an answer is due behind which a bump in a transaction of its own goes, or its own answer: the connection to
+    /// the server is needed even if the client is gone.
     #[must_use]
     pub fn owes_late_bump(&self) -> bool {
-        let owes = |request: &Request| match request {
-            Request::Query(query) => query.bump_all_after > 0,
-            Request::Sync(sync) => sync.bump_all_after > 0,
-            Request::LateSync => true,
-            _ => false,
-        };
-        self.late_ready.is_some() || self.bumps_owed > 0 || self.outstanding.iter().any(owes)
+        self.late_ready.is_some() || self.outstanding.iter().any(|request| request.late_bumps() > 0)
     }
 
     /// This session's open transaction may have changed the catalog: others cannot see that yet.
@@ -437,25 +429,12 @@ impl Session {
         self.own_ddl
     }
 
-    /// Statements that may have committed, in a unit that the client never ended: their bumps cannot go on this
-    /// connection, since a Sync would commit what followed them.
+    /// How often every domain is to be bumped if the session ends now: for statements that may have committed, and whose bumps
+    /// have not. They cannot go on this connection: the server is gone, or a Sync would commit what followed them.
     #[must_use]
-    pub const fn bumps_lost(&self) -> u32 {
-        self.unit.bump_all_after
-    }
-
-    /// The client is gone and nothing is under way. A block that it left open is rolled back, as by the end of
-    /// its connection, if bumps wait for that.
-    pub fn on_client_gone(&mut self, out: &mut Output) {
-        if self.bumps_owed > 0 && self.status != TransactionStatus::Idle && self.outstanding.is_empty() {
-            if self.unit.open || self.phase == Phase::SkippingToSync {
-                // In the block, hence it commits nothing.
-                encode::sync(&mut out.to_server);
-                self.outstanding.push(Request::Sync(outstanding::SyncRequest::default()));
-            }
-            encode::query(b"ROLLBACK", &mut out.to_server);
-            self.outstanding.push(Request::Rollback);
-        }
+    pub fn bumps_lost(&self) -> u32 {
+        let requests = self.outstanding.iter().map(Request::late_bumps);
+        requests.fold(self.unit.bump_all_after.saturating_add(self.bumps_owed), u32::saturating_add)
     }
 
     /// The transaction in which the next message will be processed.

@@ -166,6 +166,18 @@ impl Request {
         }
     }
 
+    /// How often every domain is bumped behind it, in a transaction of its own.
+    #[must_use]
+    pub fn late_bumps(&self) -> u32 {
+        match self {
+            Self::Query(query) => query.bump_all_after,
+            Self::Sync(sync) => sync.bump_all_after,
+            // How often, is sent.
+            Self::LateSync => 1,
+            _ => 0,
+        }
+    }
+
     /// Whether it ends the unit of messages that it belongs to.
     #[must_use]
     pub const fn ends_unit(&self) -> bool {

@@ -1,6 +1,6 @@
 -- Truth and bumps of each transaction, for each tenant that there is and one who owns nothing (4…4):
 -- statements that touched the tenant's rows, what its version moved by, and statements that touched the
--- domain at all. What procedures wrote that commit is compared apart.
+-- domain at all. What procedures wrote that commit is compared apart, and so is what the control plane bumped for them.
 WITH RECURSIVE reached (source, target) AS (
     SELECT DISTINCT domain, domain FROM oracle.truth
     UNION
@@ -12,7 +12,7 @@ WITH RECURSIVE reached (source, target) AS (
     VALUES ('11111111-1111-1111-1111-111111111111'::uuid), ('22222222-2222-2222-2222-222222222222'),
            ('33333333-3333-3333-3333-333333333333'), ('44444444-4444-4444-4444-444444444444')
 ), keys AS (
-    SELECT xid, domain FROM touched UNION SELECT xid, domain FROM turbo.tb_bump
+    SELECT xid, domain FROM touched UNION SELECT xid, domain FROM turbo.tb_bump WHERE bumped_by <> 'postgres'
 ), names AS (
     SELECT xid, max(program) AS program FROM (SELECT xid, program FROM oracle.truth
         UNION ALL SELECT xid, bumped_by FROM turbo.tb_bump) x GROUP BY xid

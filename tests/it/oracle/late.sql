@@ -1,5 +1,6 @@
 -- Procedures that commit: each domain that one CALL touched is bumped at least once, in a transaction of
--- the same program in which nothing else was written. Calls that touched, and such bumps.
+-- the same program in which nothing else was written, or, if its client went, by the control plane in its stead. A program
+-- for each domain with more calls that touched than such bumps.
 WITH RECURSIVE reached (source, target) AS (
     SELECT DISTINCT domain, domain FROM oracle.truth
     UNION
@@ -11,4 +12,7 @@ WITH RECURSIVE reached (source, target) AS (
     SELECT b.bumped_by AS program, b.domain, sum(b.bumps) AS bumps FROM turbo.tb_bump b
      WHERE b.tenant_id IS NULL AND NOT EXISTS (SELECT FROM oracle.truth t WHERE t.xid = b.xid) GROUP BY 1, 2
 )
-SELECT c.program || ' ' || c.domain FROM calls c LEFT JOIN late l USING (program, domain) WHERE coalesce(l.bumps, 0) < c.calls
+SELECT max(c.program)
+  FROM calls c LEFT JOIN late l USING (program, domain) LEFT JOIN late stead ON (stead.program, stead.domain) = ('postgres', c.domain)
+ WHERE coalesce(l.bumps, 0) < c.calls GROUP BY c.domain
+HAVING sum(c.calls - coalesce(l.bumps, 0)) > coalesce(max(stead.bumps), 0)

@@ -1,0 +1,95 @@
+//! Bumps that the client's connection cannot carry: the control plane makes up for them.
+
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::control::ControlError;
+use crate::catalog::loader::Lease;
+use crate::limits;
+
+/// Where such bumps are made, and until when.
+#[derive(Debug, Clone)]
+pub struct LateBumps {
+    /// Where the control plane runs.
+    pub home: Handle,
+    /// Shutdown cannot wait any longer.
+    pub kill: CancellationToken,
+}
+
+impl LateBumps {
+    /// Moves every domain forward so many times; tries again while the database cannot be reached, for
+    /// [`limits::LATE_BUMP_TIME_MAX`].
+    pub async fn bump_all(&self, database: Lease, times: u32) {
+        let kill = self.kill.clone();
+        let bump = self.home.spawn(async move {
+            let done = tokio::select! {
+                done = bump_at_last(&database, times) => done,
+                () = kill.cancelled() => false,
+            };
+            if !done {
+                tracing::error!(
+                    database = %database.name,
+                    "a bump in a transaction of its own was given up: caches are stale until every domain is bumped: SELECT turbo.fn_bump_all(1, 'by hand')"
+                );
+            }
+        });
+        // It ends badly only where the process ends.
+        let _stopped = bump.await;
+    }
+
+    /// The same, without waiting for it.
+    pub fn bump_all_meanwhile(&self, database: Lease, times: u32) {
+        let all = self.clone();
+        self.home.spawn(async move { all.bump_all(database, times).await });
+    }
+}
+
+async fn bump_at_last(database: &Lease, times: u32) -> bool {
+    let mut pauses = pauses();
+    loop {
+        let Err(error) = bump(database, times).await else { return true };
+        if error.no_such_database {
+            return true;
+        }
+        tracing::error!(
+            database = %database.name,
+            %error,
+            "a bump in a transaction of its own failed, and is tried again: caches may be stale until then"
+        );
+        let Some(pause) = pauses.next() else { return false };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Between the tries.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let [first, longest] = limits::LATE_BUMP_PAUSES;
+    let doubled = std::iter::successors(Some(first), move |pause| Some((*pause * 2).min(longest)));
+    doubled.scan(limits::LATE_BUMP_TIME_MAX, |left, pause| {
+        *left = left.checked_sub(pause)?;
+        Some(pause)
+    })
+}
+
+async fn bump(database: &Lease, times: u32) -> Result<(), ControlError> {
+    let client = database.pool().get().await?;
+    client.execute("SELECT turbo.fn_bump_all($1, 'turnstile')", &[&i64::from(times)]).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_end() {
+        let pauses: Vec<Duration> = pauses().collect();
+        let [first, longest] = limits::LATE_BUMP_PAUSES;
+        assert_eq!(pauses.first(), Some(&first));
+        assert_eq!(pauses.last(), Some(&longest));
+        let sum: Duration = pauses.iter().sum();
+        assert!(sum <= limits::LATE_BUMP_TIME_MAX && sum + longest > limits::LATE_BUMP_TIME_MAX);
+    }
+}
