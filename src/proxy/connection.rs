@@ -205,9 +205,13 @@ impl Pump {
         if client || server || down || up { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
+    pub(super) fn bumps_lost(&self) -> u32 {
+        self.session.as_ref().map_or(0, Session::bumps_lost)
+    }
+
     /// What may have committed, and lost its bump with the session.
     async fn bump_what_was_left(&mut self) {
-        let lost = self.session.as_ref().map_or(0, Session::bumps_lost);
+        let lost = self.bumps_lost();
         if let Some(database) = self.database.take_if(|_| lost > 0) {
             self.late.bump_all(database, lost).await;
         }

@@ -179,7 +179,9 @@ async fn check(seed: u64) {
     let pump = async move {
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         // Its end closes both sockets.
-        pump_for_tests(client_socket, server_socket, logged_in(seed)).run(&drain, &kill).await
+        let mut pump = pump_for_tests(client_socket, server_socket, logged_in(seed));
+        let _ending = pump.run(&drain, &kill).await;
+        pump.bumps_lost()
     };
     let parts = async {
         tokio::join!(
@@ -188,7 +190,7 @@ async fn check(seed: u64) {
             pump
         )
     };
-    let Ok((got, model, _ending)) = tokio::time::timeout(Duration::from_secs(20), parts).await else {
+    let Ok((got, model, lost)) = tokio::time::timeout(Duration::from_secs(20), parts).await else {
         panic!("seed {seed}: {fault:?}: it hangs")
     };
     if matches!(fault, Fault::None | Fault::HalfClose) {
@@ -201,7 +203,7 @@ async fn check(seed: u64) {
         );
     }
     assert!(
-        are_covered(&model.committed),
+        are_covered(&model.committed, lost),
         "seed {seed}: {fault:?}: writes and bumps differ: {:?}\nsent\n{}server got\n{}",
         model.committed,
         readable(&messages),

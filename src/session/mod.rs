@@ -395,9 +395,13 @@ impl Session {
             // What was added to a text may make it fail; then it is sent again as it was, and
             // nothing else may have come between.
             Some(Request::Query(query)) => {
-                (query.rewrite.is_some() && !query.visible) || query.bump_all_after > 0 || query.bump_before_commit
+                (query.rewrite.is_some() && !query.visible)
+                    || query.bump_all_after > 0
+                    || query.bump_before_commit
+                    || self.bumps_owed > 0
             }
-            Some(Request::Sync(sync)) => sync.bump_all_after > 0,
+            // Behind its ReadyForQuery a bump may go in a transaction of its own.
+            Some(Request::Sync(sync)) => sync.bump_all_after > 0 || self.bumps_owed > 0,
             Some(Request::Rollback | Request::FunctionCall { .. }) => true,
             _ => false,
         }

@@ -624,8 +624,10 @@ impl Session {
     /// after a statement that ran alone, or writes that were committed without their bumps.
     fn late_bump(&mut self, times: u32, status: TransactionStatus, out: &mut Output) -> ServerStep {
         self.bumps_owed = self.bumps_owed.saturating_add(times);
-        if status != TransactionStatus::Idle {
-            // A block was begun behind the procedure, in the same flight: its ROLLBACK must not undo them.
+        let waits = self.bumps_owed > 0 && !self.outstanding.is_empty();
+        if status != TransactionStatus::Idle || waits {
+            // A block was begun behind the procedure, in the same flight: its ROLLBACK must not undo them. Or messages
+            // have followed, before it was known that there is something to bump.
             return ServerStep::Forward;
         }
         let times = std::mem::take(&mut self.bumps_owed);

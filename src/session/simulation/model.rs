@@ -46,6 +46,8 @@ pub struct Model {
     statements: HashMap<Vec<u8>, String>,
     portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
     skipping: bool,
+    /// The statement at hand is one of several in a text.
+    has_company: bool,
     copying: Option<CopyingIn>,
     buffer: Vec<Message>,
     pub sent: VecDeque<Message>,
@@ -73,6 +75,7 @@ impl Model {
             statements: HashMap::new(),
             portals: HashMap::new(),
             skipping: false,
+            has_company: false,
             copying: None,
             buffer: Vec::new(),
             sent: VecDeque::new(),
@@ -223,6 +226,16 @@ impl Model {
                 self.xid = true;
                 self.rows("x", "1", describe);
             }
+            // What its unit has done before is committed with it.
+            "CALL app.commits()" => {
+                if self.block != Block::No || self.has_company {
+                    return Err("2D000");
+                }
+                self.write("");
+                self.end(true);
+                self.begin_work();
+                self.tag("CALL");
+            }
             "SELECT app.writes()" => {
                 self.write("");
                 self.rows("x", "1", describe);
@@ -296,6 +309,7 @@ impl Model {
                 }
                 self.bump("", 1)
             }
+            "fn_bump_all" => self.bump("late", arguments[0].parse().unwrap()),
             "fn_bump_one" => {
                 if arguments[arguments.len() - 2] == "written" && !self.xid {
                     return 0;
@@ -401,6 +415,7 @@ impl Model {
         if statements.is_empty() {
             self.say(b'I', &[]);
         }
+        self.has_company = statements.len() > 1;
         self.statements_of_query(statements.into_iter().map(str::to_owned).collect());
     }
 
@@ -460,6 +475,7 @@ impl Model {
     }
 
     fn extended(&mut self, kind: u8, body: &[u8]) -> Outcome {
+        self.has_company = false;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         match kind {
             b'P' => {
