@@ -139,18 +139,51 @@ const COMMITS: &[&str] = &[
     "ROLLBACK TO s",
 ];
 
+/// Settings, cursors, definitions, statements prepared in SQL, portals that are read in portions.
+const MIXED: &[&str] = &[
+    "SET standard_conforming_strings = off",
+    "SET standard_conforming_strings = on",
+    BACKSLASH,
+    BACKSLASH,
+    "DECLARE c CURSOR FOR SELECT app.writes()",
+    "FETCH ALL FROM c",
+    "FETCH ALL FROM c",
+    "CLOSE c",
+    "CREATE TABLE x ()",
+    "PREPARE q AS INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    "EXECUTE q",
+    "EXECUTE q",
+    "DEALLOCATE q",
+    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    "SELECT app.writes()",
+    SERIES,
+    SERIES,
+    "SELECT 1",
+    "SELECT 1/0",
+    "BEGIN",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+];
+/// Two statements, or one, as the setting says.
+pub const BACKSLASH: &str = r"SELECT '\'; DELETE FROM tv_a --'";
+const SERIES: &str = "SELECT generate_series(1, 3)";
+
 /// Seeds from here on are of programs that mostly call functions.
 pub const CALLS_FROM: u64 = 1_000_000;
 /// Seeds from here on are of programs that mostly copy.
 pub const COPIES_FROM: u64 = 2_000_000;
 /// Seeds from here on are of programs that call procedures.
 pub const COMMITS_FROM: u64 = 3_000_000;
+/// Seeds from here on are of programs with a little of everything.
+pub const MIXED_FROM: u64 = 4_000_000;
 
 /// A flight of messages, and how many ReadyForQuery the client waits for before the next one.
 pub type Flight = (Vec<Message>, usize);
 
 pub fn program(seed: u64, random: &mut Random) -> Vec<Flight> {
     let (statements, flights) = match seed {
+        MIXED_FROM.. => (MIXED, 4),
         COMMITS_FROM.. => (COMMITS, 3),
         COPIES_FROM.. => (COPIES, 3),
         CALLS_FROM.. => (CALLS, 6),
@@ -245,8 +278,9 @@ fn extended_statement(statements: &[&str], random: &mut Random, messages: &mut V
     if random.chance(10) {
         messages.push(message(b'D', &[b"P", portal, b"\0"]));
     }
-    messages.push(message(b'E', &[portal, b"\0\0\0\0\0"]));
-    if random.chance(5) {
+    let rows = if sql == SERIES && random.chance(60) { b"\0\0\0\0\x02" } else { b"\0\0\0\0\0" };
+    messages.push(message(b'E', &[portal, rows]));
+    if random.chance(if sql == SERIES { 60 } else { 5 }) {
         messages.push(message(b'E', &[portal, b"\0\0\0\0\0"]));
     }
     if !portal.is_empty() || random.chance(5) {
@@ -471,7 +505,8 @@ pub fn named_seeds() -> Option<Range<u64>> {
 
 /// Of `count` programs of the first kind, and half as many of each other.
 pub fn all_kinds(count: u64) -> impl Iterator<Item = u64> {
-    let others = [CALLS_FROM, COPIES_FROM, COMMITS_FROM].into_iter().flat_map(move |from| from..from + count / 2);
+    let others =
+        [CALLS_FROM, COPIES_FROM, COMMITS_FROM, MIXED_FROM].into_iter().flat_map(move |from| from..from + count / 2);
     (0..count).chain(others)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::{Message, TENANT, message};
+use super::{BACKSLASH, Message, TENANT, message};
 use crate::wire::frontend::cstr;
 
 /// What a transaction has done: bumps and writes of domain `a`, by tenant (`""`: all of them).
@@ -18,6 +18,15 @@ enum Block {
     No,
     Open,
     Failed,
+}
+
+#[derive(Debug, Clone)]
+struct Portal {
+    sql: String,
+    parameters: Vec<String>,
+    done: bool,
+    /// Rows of the series that were sent.
+    rows: usize,
 }
 
 /// COPY … FROM STDIN, while its rows come.
@@ -44,7 +53,13 @@ pub struct Model {
     ended: usize,
     measured: Option<u64>,
     statements: HashMap<Vec<u8>, String>,
-    portals: HashMap<Vec<u8>, (String, Vec<String>, bool)>,
+    portals: HashMap<Vec<u8>, Portal>,
+    /// A setting: now, without what the transaction at hand did, and as the client knows it.
+    setting: [&'static str; 3],
+    /// The cursor `c`; whether it was read.
+    cursor: Option<bool>,
+    /// The statement `q`.
+    has_prepared: bool,
     skipping: bool,
     /// The statement at hand is one of several in a text.
     has_company: bool,
@@ -74,6 +89,9 @@ impl Model {
             measured: None,
             statements: HashMap::new(),
             portals: HashMap::new(),
+            setting: ["on"; 3],
+            cursor: None,
+            has_prepared: false,
             skipping: false,
             has_company: false,
             copying: None,
@@ -104,6 +122,9 @@ impl Model {
     }
 
     fn error(&mut self, code: &str) {
+        // The transaction is rolled back now, whenever its block ends.
+        self.setting[0] = self.setting[1];
+        self.cursor = None;
         let body = format!("SERROR\0VERROR\0C{code}\0Mwords\0\0");
         self.say(b'E', &[body.as_bytes()]);
         match self.block {
@@ -118,6 +139,10 @@ impl Model {
             if std::mem::take(&mut self.adds_up) || self.ended.is_multiple_of(3) {
                 self.counter = 0;
             }
+        }
+        if self.setting[0] != self.setting[2] {
+            self.setting[2] = self.setting[0];
+            self.say(b'S', &[b"standard_conforming_strings\0", self.setting[0].as_bytes(), b"\0"]);
         }
         let status = match self.block {
             Block::No => b"I",
@@ -141,6 +166,11 @@ impl Model {
                 self.committed.bumps.extend(work.bumps);
             }
         }
+        if commit {
+            self.setting[1] = self.setting[0];
+        }
+        self.setting[0] = self.setting[1];
+        self.cursor = None;
         self.block = Block::No;
         self.xid = false;
         self.measured = None;
@@ -216,6 +246,75 @@ impl Model {
                 }
             }
             "SELECT 1/0" => return Err("22012"),
+            _ if text.starts_with("SET ") => {
+                self.begin_work();
+                self.setting[0] = if text.ends_with("off") { "off" } else { "on" };
+                self.tag("SET");
+            }
+            "DECLARE c CURSOR FOR SELECT app.writes()" => {
+                if self.block == Block::No && !self.has_company {
+                    return Err("25P01");
+                }
+                if self.cursor.is_some() {
+                    return Err("42P03");
+                }
+                self.begin_work();
+                self.cursor = Some(false);
+                self.tag("DECLARE CURSOR");
+            }
+            "FETCH ALL FROM c" => {
+                let read = self.cursor.replace(true);
+                let Some(read) = read else {
+                    self.cursor = None;
+                    return Err("34000");
+                };
+                if describe {
+                    self.say(b'T', &[b"\0\x01x", &[0; 19]]);
+                }
+                if !read {
+                    self.write("");
+                    self.say(b'D', &[b"\0\x01\0\0\0\x011"]);
+                }
+                self.tag(if read { "FETCH 0" } else { "FETCH 1" });
+            }
+            "CLOSE c" => {
+                self.cursor.take().ok_or("34000")?;
+                self.tag("CLOSE CURSOR");
+            }
+            "CREATE TABLE x ()" => {
+                self.begin_work();
+                self.xid = true;
+                self.tag("CREATE TABLE");
+            }
+            _ if text.starts_with("PREPARE q") => {
+                self.begin_work();
+                if std::mem::replace(&mut self.has_prepared, true) {
+                    return Err("42P05");
+                }
+                self.tag("PREPARE");
+            }
+            "EXECUTE q" => {
+                if !self.has_prepared {
+                    return Err("26000");
+                }
+                self.write(TENANT);
+                self.tag("INSERT 0 1");
+            }
+            "DEALLOCATE q" => {
+                self.begin_work();
+                if !std::mem::replace(&mut self.has_prepared, false) {
+                    return Err("26000");
+                }
+                self.tag("DEALLOCATE");
+            }
+            "SELECT generate_series(1, 3)" => {
+                self.begin_work();
+                if describe {
+                    self.say(b'T', &[b"\0\x01x", &[0; 19]]);
+                }
+                self.series(0, 3);
+                self.tag("SELECT 3");
+            }
             "SELECT 1" | "SELECT app.reads()" => {
                 self.begin_work();
                 self.rows("x", "1", describe);
@@ -235,6 +334,10 @@ impl Model {
                 self.end(true);
                 self.begin_work();
                 self.tag("CALL");
+            }
+            "DELETE FROM tv_a" => {
+                self.write("");
+                self.tag("DELETE 1");
             }
             "SELECT app.writes()" => {
                 self.write("");
@@ -266,6 +369,30 @@ impl Model {
                 self.rows("_t", &result, describe);
             }
             other => panic!("the model does not know {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn series(&mut self, from: usize, to: usize) {
+        for row in from..to {
+            self.say(b'D', &[b"\0\x01\0\0\0\x01", row.to_string().as_bytes()]);
+        }
+    }
+
+    /// The next two rows of a portal, or all that there are.
+    fn portion(&mut self, name: &[u8], portal: &Portal, two: bool) -> Outcome {
+        if self.block == Block::Failed {
+            return Err("25P02");
+        }
+        let end = if two { 3.min(portal.rows + 2) } else { 3 };
+        self.series(portal.rows, end);
+        if let Some(known) = self.portals.get_mut(name) {
+            known.rows = end;
+        }
+        if two && end == portal.rows + 2 {
+            self.say(b's', &[]);
+        } else {
+            self.tag(&format!("SELECT {}", end - portal.rows));
         }
         Ok(())
     }
@@ -407,7 +534,8 @@ impl Model {
         self.statements.remove(&b""[..]);
         self.portals.remove(&b""[..]);
         let text = text.trim_end_matches('\0');
-        let statements: Vec<&str> = text.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
+        let read = self.without_backslashes(text);
+        let statements: Vec<&str> = read.split(';').map(str::trim).filter(|part| !part.is_empty()).collect();
         if statements.contains(&"SELEC") {
             self.error("42601");
             return self.ready();
@@ -417,6 +545,15 @@ impl Model {
         }
         self.has_company = statements.len() > 1;
         self.statements_of_query(statements.into_iter().map(str::to_owned).collect());
+    }
+
+    /// The text as `standard_conforming_strings` lets it be read.
+    fn without_backslashes(&self, text: &str) -> String {
+        if self.setting[0] == "off" {
+            return text.replace(BACKSLASH, "SELECT 1");
+        }
+        let uncommented = text.lines().map(|line| line.split("--").next().unwrap_or_default());
+        uncommented.collect::<Vec<_>>().join("\n").replace(r"SELECT '\'", "SELECT 1")
     }
 
     fn statements_of_query(&mut self, mut statements: VecDeque<String>) {
@@ -480,8 +617,8 @@ impl Model {
         match kind {
             b'P' => {
                 let (name, rest) = cstr(body).unwrap();
-                let sql = text(cstr(rest).unwrap().0);
-                if sql == "SELEC" {
+                let sql = self.without_backslashes(&text(cstr(rest).unwrap().0));
+                if sql == "SELEC" || sql.contains(';') {
                     return Err("42601");
                 }
                 let ends = sql.starts_with("COMMIT") || sql.starts_with("ROLLBACK");
@@ -506,23 +643,27 @@ impl Model {
                     return Err("42P03");
                 }
                 self.begin_work();
-                self.portals.insert(portal.to_vec(), (sql, bound(rest), false));
+                let parameters = bound(rest);
+                self.portals.insert(portal.to_vec(), Portal { sql, parameters, done: false, rows: 0 });
                 self.say(b'2', &[]);
             }
             b'E' => {
-                let (portal, _) = cstr(body).unwrap();
-                let (sql, parameters, done) = self.portals.get(portal).cloned().ok_or("34000")?;
-                if sql.is_empty() {
+                let (name, rest) = cstr(body).unwrap();
+                let portal = self.portals.get(name).cloned().ok_or("34000")?;
+                if portal.sql.is_empty() {
                     self.say(b'I', &[]);
                     return Ok(());
                 }
-                if done {
+                if portal.sql.starts_with("SELECT generate_series") {
+                    return self.portion(name, &portal, rest.ends_with(b"\x02"));
+                }
+                if portal.done {
                     return Err("55000");
                 }
-                if let Some(known) = self.portals.get_mut(portal) {
-                    known.2 = true;
+                if let Some(known) = self.portals.get_mut(name) {
+                    known.done = true;
                 }
-                self.execute(&sql, &parameters, false)?;
+                self.execute(&portal.sql, &portal.parameters, false)?;
             }
             b'D' => self.say(b'n', &[]),
             b'C' => {
