@@ -532,7 +532,7 @@ impl Pump {
             self.metrics.on_event(event);
             match (event, &self.database) {
                 (Event::CatalogChanged, Some(database)) => database.note_change(),
-                (Event::LateBumpFailed, Some(database)) => self.late.bump_all_meanwhile(database.lease(), 1),
+                (Event::LateBumpFailed(times), Some(database)) => self.late.bump_all_meanwhile(database.lease(), times),
                 (Event::AuditDisagreement, Some(database)) => {
                     tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
                 }

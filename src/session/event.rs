@@ -61,8 +61,8 @@ pub enum Event {
     CatalogChanged,
     /// An injected message failed; the client was told.
     InjectionFailed,
-    /// A bump in a transaction of its own failed; the client could not be told.
-    LateBumpFailed,
+    /// A bump in a transaction of its own failed; the client could not be told. Every domain is to be bumped so many times.
+    LateBumpFailed(u32),
     /// Writes were committed without their bumps, which followed in a transaction of their own.
     LateBump,
 }

@@ -153,7 +153,10 @@ pub enum Request {
     Rollback,
     /// The Sync of a bump that follows a statement which ran alone; then the client gets the
     /// ReadyForQuery that waits.
-    LateSync,
+    LateSync {
+        /// How often every domain is to be bumped if it does not happen.
+        times: u32,
+    },
 }
 
 impl Request {
@@ -172,8 +175,7 @@ impl Request {
         match self {
             Self::Query(query) => query.bump_all_after,
             Self::Sync(sync) => sync.bump_all_after,
-            // How often, is sent.
-            Self::LateSync => 1,
+            Self::LateSync { times } => *times,
             _ => 0,
         }
     }
@@ -192,7 +194,7 @@ impl Request {
             Self::Sync(_)
                 | Self::Query(_)
                 | Self::FunctionCall { .. }
-                | Self::LateSync
+                | Self::LateSync { .. }
                 | Self::Rollback
                 | Self::Call { .. }
                 | Self::Ended
@@ -251,6 +253,15 @@ impl OutstandingRequests {
         })
     }
 
+    /// How often every domain is to be bumped elsewhere, where the late bump under way has failed.
+    pub fn take_late(&mut self) -> u32 {
+        let times = self.queue.iter_mut().find_map(|request| match request {
+            Request::LateSync { times } => Some(std::mem::take(times)),
+            _ => None,
+        });
+        times.unwrap_or(0)
+    }
+
     /// The oldest.
     pub fn front_mut(&mut self) -> Option<&mut Request> {
         self.queue.front_mut()
@@ -287,7 +298,7 @@ impl OutstandingRequests {
     /// After an error in an extended query: everything up to the next Sync gets no reply. Returns
     /// it, youngest first; the second value tells whether there is a Sync.
     pub fn discard_until_sync(&mut self) -> (Vec<Request>, bool) {
-        let is_sync = |request: &Request| matches!(request, Request::Sync(_) | Request::LateSync);
+        let is_sync = |request: &Request| matches!(request, Request::Sync(_) | Request::LateSync { .. });
         let sync = self.queue.iter().position(is_sync);
         let mut discarded: Vec<Request> = self.queue.drain(..sync.unwrap_or(self.queue.len())).collect();
         discarded.reverse();

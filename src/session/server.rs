@@ -292,7 +292,7 @@ impl Session {
         }
         if self.late_ready.is_some() {
             // The statement itself is committed: the client must not hear of an error.
-            out.events.push(Event::LateBumpFailed);
+            out.events.push(Event::LateBumpFailed(self.outstanding.take_late()));
             self.discard_until_sync(out);
             return ServerStep::Drop;
         }
@@ -471,7 +471,7 @@ impl Session {
                 self.after_statements(sync.ddl, status, out);
                 self.late_bump(sync.bump_all_after, status, out)
             }
-            Some(Request::LateSync) => {
+            Some(Request::LateSync { .. }) => {
                 if let Some(waiting) = self.late_ready.take() {
                     self.status = waiting;
                 }
@@ -633,17 +633,21 @@ impl Session {
         let times = std::mem::take(&mut self.bumps_owed);
         // Behind other messages they wait for the next Sync.
         let forgotten = if self.outstanding.is_empty() { self.pending.take_confirmed() } else { Vec::new() };
+        let statements = forgotten.iter().map(|(_, statements)| u32::try_from(*statements).unwrap_or(u32::MAX));
+        let late = statements.fold(times, u32::saturating_add);
         if times > 0 {
             out.to_server.append(&mut self.injector.bump_all(times));
             self.push_injected(Purpose::BumpAll);
-        } else if forgotten.is_empty() {
-            return ServerStep::Forward;
-        } else {
+        }
+        if !forgotten.is_empty() {
             out.events.push(Event::LateBump);
             self.inject_bumps(&forgotten, bump::Condition::Always, out);
         }
+        if late == 0 {
+            return ServerStep::Forward;
+        }
         encode::sync(&mut out.to_server);
-        self.outstanding.push(Request::LateSync);
+        self.outstanding.push(Request::LateSync { times: late });
         self.late_ready = Some(status);
         ServerStep::Drop
     }

@@ -193,7 +193,7 @@ impl Metrics {
             Event::Waited => self.waits.increment(1),
             Event::SentAgain => self.sent_again.increment(1),
             Event::LateBump => self.late_bumps.increment(1),
-            Event::InjectionFailed | Event::LateBumpFailed => self.injection_failures.increment(1),
+            Event::InjectionFailed | Event::LateBumpFailed(_) => self.injection_failures.increment(1),
             Event::AuditDisagreement => self.audit_statement.increment(1),
             Event::CatalogChanged => {}
         }
