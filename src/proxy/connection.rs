@@ -86,6 +86,7 @@ struct Lane {
     observed: bool,
     /// Bytes of ours that go behind the message that is streaming.
     behind_stream: Vec<u8>,
+    /// The streaming message does not go on.
     dropping: bool,
     /// The end of the stream was read.
     ended: bool,
@@ -391,6 +392,10 @@ impl Pump {
                 {
                     session.observe_copy(rest.get(..part).unwrap_or_default());
                 }
+                if self.up.dropping {
+                    self.gather_up(bytes.get(relay_from..at).unwrap_or_default())?;
+                    relay_from = at + part;
+                }
                 at += part;
                 if self.up.streaming == 0 && !self.up.behind_stream.is_empty() {
                     self.gather_up(bytes.get(relay_from..at).unwrap_or_default())?;
@@ -445,9 +450,12 @@ impl Pump {
                 self.held = true;
                 return Ok(None);
             }
-            ClientStep::Relay => self.up.streaming = header.frame_bytes() - length,
             ClientStep::RelayLast => self.last_words = true,
-            ClientStep::Replace => *relay_from = at + length,
+            ClientStep::Relay | ClientStep::Replace => self.up.streaming = header.frame_bytes() - length,
+        }
+        self.up.dropping = step == ClientStep::Replace;
+        if self.up.dropping {
+            *relay_from = at + length;
         }
         if self.up.streaming > 0 {
             self.up.behind_stream.append(&mut self.out.behind);

@@ -26,7 +26,7 @@ impl LateBumps {
         let bump = self.home.spawn(async move {
             let done = tokio::select! {
                 done = bump_at_last(&database, times) => done,
-                () = kill.cancelled() => false,
+                () = given_up(&kill) => false,
             };
             if !done {
                 tracing::error!(
@@ -44,6 +44,12 @@ impl LateBumps {
         let all = self.clone();
         self.home.spawn(async move { all.bump_all(database, times).await });
     }
+}
+
+/// The try at hand may end.
+async fn given_up(kill: &CancellationToken) {
+    kill.cancelled().await;
+    tokio::time::sleep(limits::LAST_WORDS_TIMEOUT).await;
 }
 
 async fn bump_at_last(database: &Lease, times: u32) -> bool {

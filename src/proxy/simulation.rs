@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::pump_for_tests;
 use super::socket::Socket;
+use crate::limits;
 use crate::session::simulation::{
     Message, Model, Random, all_kinds, are_covered, direct, logged_in, named_seeds, program, readable,
 };
@@ -264,4 +265,30 @@ async fn a_drain_that_comes_with_bytes_is_heard() {
     let mut said = Vec::new();
     client.read_to_end(&mut said).await.unwrap();
     assert!(String::from_utf8_lossy(&said).contains("57P01"));
+}
+
+/// It is too large to be held, and its COPY fails of what was sent in its place: nothing of it gets to the server.
+#[tokio::test]
+async fn a_large_message_that_a_copy_consumes_is_dropped_to_its_end() {
+    let query = |text: &[u8]| (b'Q', [text, b"\0"].concat());
+    let large = query(&vec![b' '; limits::HELD_MESSAGE_BYTES_MAX + 1]);
+    let messages = vec![query(b"COPY tv_a FROM STDIN; SELECT 1"), large, query(b"SELECT 1")];
+    let sent = bytes(&messages);
+    let expected = bytes(&direct(&[(messages, 2)]));
+    let (client_end, client_socket) = pair(false).await;
+    let (server_end, server_socket) = pair(false).await;
+    let pump = async move {
+        let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
+        pump_for_tests(client_socket, server_socket, logged_in(1)).run(&drain, &kill).await
+    };
+    let client = async move {
+        let (mut from, mut to) = tokio::io::split(client_end);
+        let mut got = vec![0; expected.len()];
+        let (sent, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut got));
+        sent.unwrap();
+        read.unwrap();
+        assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&expected));
+    };
+    let ((), model, _ending) = tokio::join!(client, server(server_end, Fault::None, Random(1), Model::of(1)), pump);
+    assert!(model.received.iter().all(|(_, body)| body.len() < 1_000), "it got through");
 }
