@@ -17,7 +17,9 @@ use crate::wire::backend::ErrorFields;
 use crate::wire::encode;
 use crate::wire::message_type::frontend;
 
-const PROTOCOL_VIOLATION: &[u8] = b"08P01";
+/// The server's function (copyfromparse.c) that complains of "unexpected message type 0x51 during COPY from stdin", and of
+/// nothing else that a client can cause but CopyFail.
+const READS_COPY_DATA: &[u8] = b"CopyGetData";
 
 /// A COPY whose rows are read.
 #[derive(Debug)]
@@ -127,7 +129,7 @@ impl Session {
     /// The COPY that was interrupted has failed: of that, or before.
     pub(super) fn on_interrupted(&mut self, error: &[u8]) {
         self.copy_in = CopyIn::No;
-        if ErrorFields::decode(error).sqlstate == PROTOCOL_VIOLATION {
+        if ErrorFields::decode(error).routine == READS_COPY_DATA {
             self.copy_in = CopyIn::Consumed;
         } else if matches!(self.outstanding.front(), Some(Request::Query(query)) if query.copy.is_none()) {
             // It is answered; an extended query skips it.

@@ -125,7 +125,8 @@ impl Model {
         // The transaction is rolled back now, whenever its block ends.
         self.setting[0] = self.setting[1];
         self.cursor = None;
-        let body = format!("SERROR\0VERROR\0C{code}\0Mwords\0\0");
+        let routine = if code == "08P01" { "RCopyGetData\0" } else { "" };
+        let body = format!("SERROR\0VERROR\0C{code}\0Mwords\0{routine}\0");
         self.say(b'E', &[body.as_bytes()]);
         match self.block {
             Block::No => self.end(false),
