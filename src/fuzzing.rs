@@ -71,7 +71,6 @@ pub fn session(bytes: &[u8]) {
         assert!(session.outstanding_len() <= 2 * limits::OUTSTANDING_REQUESTS_MAX, "it grows");
         rest = message.get(header.frame_bytes()..).unwrap_or_default();
     }
-    let _lost = session.bumps_lost();
 }
 
 fn are_whole_messages(mut bytes: &[u8]) -> bool {

@@ -214,7 +214,8 @@ impl Pump {
     async fn bump_what_was_left(&mut self) {
         let lost = self.bumps_lost();
         if let Some(database) = self.database.take_if(|_| lost > 0) {
-            self.late.bump_all(database, lost).await;
+            // It ends badly only where the process ends.
+            let _stopped = self.late.bump_all(database, lost).await;
         }
     }
 
@@ -540,7 +541,7 @@ impl Pump {
             self.metrics.on_event(event);
             match (event, &self.database) {
                 (Event::CatalogChanged, Some(database)) => database.note_change(),
-                (Event::LateBumpFailed(times), Some(database)) => self.late.bump_all_meanwhile(database.lease(), times),
+                (Event::LateBumpFailed(times), Some(database)) => drop(self.late.bump_all(database.lease(), times)),
                 (Event::AuditDisagreement, Some(database)) => {
                     tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
                 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::control::ControlError;
@@ -20,10 +21,10 @@ pub struct LateBumps {
 
 impl LateBumps {
     /// Moves every domain forward so many times; tries again while the database cannot be reached, for
-    /// [`limits::LATE_BUMP_TIME_MAX`].
-    pub async fn bump_all(&self, database: Lease, times: u32) {
+    /// [`limits::LATE_BUMP_TIME_MAX`]. The task goes on whether it is waited for or not.
+    pub fn bump_all(&self, database: Lease, times: u32) -> JoinHandle<()> {
         let kill = self.kill.clone();
-        let bump = self.home.spawn(async move {
+        self.home.spawn(async move {
             let done = tokio::select! {
                 done = bump_at_last(&database, times) => done,
                 () = given_up(&kill) => false,
@@ -34,15 +35,7 @@ impl LateBumps {
                     "a bump in a transaction of its own was given up: caches are stale until every domain is bumped: SELECT turbo.fn_bump_all(1, 'by hand')"
                 );
             }
-        });
-        // It ends badly only where the process ends.
-        let _stopped = bump.await;
-    }
-
-    /// The same, without waiting for it.
-    pub fn bump_all_meanwhile(&self, database: Lease, times: u32) {
-        let all = self.clone();
-        self.home.spawn(async move { all.bump_all(database, times).await });
+        })
     }
 }
 

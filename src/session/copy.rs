@@ -128,7 +128,6 @@ impl Session {
 
     /// The COPY that was interrupted has failed: of that, or before.
     pub(super) fn on_interrupted(&mut self, error: &[u8]) {
-        self.copy_in = CopyIn::No;
         if ErrorFields::decode(error).routine == READS_COPY_DATA {
             self.copy_in = CopyIn::Consumed;
         } else if matches!(self.outstanding.front(), Some(Request::Query(query)) if query.copy.is_none()) {

@@ -19,14 +19,14 @@ impl Session {
     pub(super) fn on_parse(&mut self, body: &[u8], whole: bool) -> ClientStep {
         self.unit.open = true;
         let (name, prepared) = match Parse::decode(body) {
-            Ok(parse) if whole => (parse.name, Some(self.prepare(&parse))),
+            Ok(parse) if whole => (parse.name, self.prepare(&parse)),
             _ => {
                 let (name, _) = crate::wire::frontend::cstr(body).unwrap_or_default();
-                (name, Some(Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong))))
+                (name, Prepared::opaque(Analysis::opaque(0, UnknownReason::TooLong)))
             }
         };
         self.names.unit = self.unit.number;
-        let undo = self.names.set_statement(name, prepared.map(Arc::new));
+        let undo = self.names.set_statement(name, Some(Arc::new(prepared)));
         self.outstanding.push(Request::Parse(Some(Box::new(undo))));
         ClientStep::Relay
     }

@@ -624,15 +624,13 @@ impl Session {
     /// after a statement that ran alone, or writes that were committed without their bumps.
     fn late_bump(&mut self, times: u32, status: TransactionStatus, out: &mut Output) -> ServerStep {
         self.bumps_owed = self.bumps_owed.saturating_add(times);
-        let waits = self.bumps_owed > 0 && !self.outstanding.is_empty();
-        if status != TransactionStatus::Idle || waits {
+        if status != TransactionStatus::Idle || !self.outstanding.is_empty() {
             // A block was begun behind the procedure, in the same flight: its ROLLBACK must not undo them. Or messages
-            // have followed, before it was known that there is something to bump.
+            // have followed: they wait for the next Sync.
             return ServerStep::Forward;
         }
         let times = std::mem::take(&mut self.bumps_owed);
-        // Behind other messages they wait for the next Sync.
-        let forgotten = if self.outstanding.is_empty() { self.pending.take_confirmed() } else { Vec::new() };
+        let forgotten = self.pending.take_confirmed();
         let statements = forgotten.iter().map(|(_, statements)| u32::try_from(*statements).unwrap_or(u32::MAX));
         let late = statements.fold(times, u32::saturating_add);
         if times > 0 {

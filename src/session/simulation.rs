@@ -69,8 +69,10 @@ fn frames(mut bytes: &[u8]) -> Vec<Message> {
     found
 }
 
+const INSERT: &str = "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')";
+
 const STATEMENTS: &[&str] = &[
-    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    INSERT,
     "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111') RETURNING id",
     "UPDATE tv_a SET x = 'u' WHERE tenant_id = '11111111-1111-1111-1111-111111111111'",
     "UPDATE tv_a SET x = 'none' WHERE tenant_id = '11111111-1111-1111-1111-111111111111'",
@@ -101,7 +103,7 @@ const CALLS: &[&str] = &[
     "SELECT app.reads()",
     "SELECT 1",
     "SELECT 1/0",
-    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    INSERT,
     "BEGIN",
     "COMMIT",
 ];
@@ -113,7 +115,7 @@ const COPIES: &[&str] = &[
     COPY,
     COPY,
     "COPY tv_ruled FROM STDIN",
-    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    INSERT,
     "SELECT app.writes()",
     "SELECT 1",
     "SELECT 1/0",
@@ -130,7 +132,7 @@ const COMMITS: &[&str] = &[
     "CALL app.commits()",
     "CALL app.commits()",
     "CALL app.commits()",
-    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    INSERT,
     "SELECT app.writes()",
     "SELECT 1",
     "SELECT 1/0",
@@ -156,7 +158,7 @@ const MIXED: &[&str] = &[
     "EXECUTE q",
     "EXECUTE q",
     "DEALLOCATE q",
-    "INSERT INTO tv_a VALUES (1, '11111111-1111-1111-1111-111111111111')",
+    INSERT,
     "SELECT app.writes()",
     SERIES,
     SERIES,

@@ -1,6 +1,6 @@
 //! Bumps in a transaction of their own, behind what commits by itself: they come whoever goes away meanwhile.
 
-use super::support::wire::{Wire, message, query, sync, transcript, unnamed};
+use super::support::wire::{Wire, flush, message, query, sync, transcript, unnamed};
 use super::support::{Env, Route, eventually};
 
 /// A write, a commit, and then a wait for the lock `7`.
@@ -11,13 +11,19 @@ const SLOW: &str = "CREATE PROCEDURE app.commits_slowly(n int) LANGUAGE plpgsql 
         PERFORM pg_advisory_xact_lock(7);
     END $$";
 
+const CALL: &str = "CALL app.commits_slowly(77)";
+
 async fn with_a_slow_call() -> (Env, Wire) {
-    let env = Env::new(Route::Direct).await;
+    with_a_slow_call_sent_as(Route::Direct, &query(CALL)).await
+}
+
+async fn with_a_slow_call_sent_as(route: Route, call: &[u8]) -> (Env, Wire) {
+    let env = Env::new(route).await;
     env.direct(SLOW).await;
     env.settle_catalog().await;
     env.direct("SELECT pg_advisory_lock(7)").await;
     let mut wire = Wire::login(env.port);
-    wire.send(&query("CALL app.commits_slowly(77)"));
+    wire.send(call);
     eventually("the procedure has committed", async || {
         let count = "SELECT count(*) FROM tv_user WHERE id = 77";
         env.direct.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == 1
@@ -35,15 +41,22 @@ async fn is_bumped(env: &Env, before: &super::support::Versions) {
 }
 
 const REFUSED: &str = "ALTER TABLE turbo.tb_bump ADD CONSTRAINT refuses CHECK (false) NOT VALID";
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL app.commits%'";
 const ACCEPTED: &str = "ALTER TABLE turbo.tb_bump DROP CONSTRAINT refuses";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_process_is_terminated() {
-    let (env, _wire) = with_a_slow_call().await;
-    let before = env.versions().await;
-    env.direct("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL app.commits%'").await;
-    is_bumped(&env, &before).await;
-    env.stop().await;
+    let flushed = [unnamed(CALL, &[]), flush()].concat();
+    let synced = [unnamed(CALL, &[]), sync()].concat();
+    for route in [Route::Direct, Route::Bouncer] {
+        for call in [&query(CALL), &flushed, &synced] {
+            let (env, _wire) = with_a_slow_call_sent_as(route, call).await;
+            let before = env.versions().await;
+            env.direct(TERMINATE).await;
+            is_bumped(&env, &before).await;
+            env.stop().await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +64,7 @@ async fn the_bump_fails_at_first() {
     let (env, wire) = with_a_slow_call().await;
     let before = env.versions().await;
     env.direct(REFUSED).await;
-    env.direct("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL app.commits%'").await;
+    env.direct(TERMINATE).await;
     wire.rest();
     env.direct(ACCEPTED).await;
     is_bumped(&env, &before).await;
