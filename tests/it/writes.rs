@@ -1,6 +1,6 @@
 //! Catalog and measurement against a real server: what a statement drags along.
 
-use crate::support::wire::{Wire, query, sync, unnamed};
+use crate::support::wire::{Wire, message, query, sync, unnamed};
 use crate::support::{Env, Route, Setup, T1, eventually};
 
 const OBJECTS: &str = "
@@ -440,4 +440,24 @@ async fn configured_tables_and_other_encodings() {
     assert_eq!(answer, "T D(1) C(SELECT 1) ZT");
     wire.ask(&query("COMMIT"));
     env.stop().await;
+}
+
+/// The Sync that drivers send before the data waits until it is known whether they are read.
+#[tokio::test(flavor = "multi_thread")]
+async fn extended_copies_through_a_pooler() {
+    for route in [Route::Direct, Route::Bouncer] {
+        let env = Env::new(route).await;
+        let mut wire = Wire::login(env.port);
+        for row in ["1\t\\N\tx\n", "2\t11111111-1111-1111-1111-111111111111\tx\n"] {
+            let data = [message(b'd', row.as_bytes()), message(b'c', b""), sync()].concat();
+            let copy = [unnamed("COPY tv_post FROM STDIN", &[]), sync(), data].concat();
+            let (answer, moved) = env.moved(async { wire.ask(&copy) }).await;
+            assert_eq!(answer, "1 2 G C(COPY 1) ZI", "{route:?}");
+            assert_eq!(moved, if row.starts_with('1') { "post: * +1" } else { "post: T1 +1" }, "{route:?}");
+        }
+        let refused = [unnamed("COPY nope FROM STDIN", &[]), sync()].concat();
+        assert!(wire.ask(&refused).contains("E(42P01"), "{route:?}");
+        assert_eq!(wire.ask(&query("SELECT 1")), wire.ask(&query("SELECT 1")), "{route:?}");
+        env.stop().await;
+    }
 }
