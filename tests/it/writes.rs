@@ -251,9 +251,7 @@ async fn domains_that_another_encoding_says_otherwise() {
     env.direct("CREATE RULE source AS ON INSERT TO tb_source DO ALSO INSERT INTO \"tv_grün\" VALUES (NEW.id)").await;
     env.settle_catalog().await;
     let mut wire = Wire::login(env.port);
-    let named = |name: &[u8]| {
-        crate::support::wire::message(b'Q', &[b"INSERT INTO \"tv_gr", name, b"n\" VALUES (1)\0"].concat())
-    };
+    let named = |name: &[u8]| message(b'Q', &[b"INSERT INTO \"tv_gr", name, b"n\" VALUES (1)\0"].concat());
     let once = "grün: * +1";
     for _ in 0..2 {
         wire.ask(&query("SET client_encoding = 'UTF8'"));
@@ -431,12 +429,12 @@ async fn configured_tables_and_other_encodings() {
         env.moved(async { wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')"))) }).await;
     assert_eq!((answer.as_str(), moved.as_str()), ("C(INSERT 0 1) ZI", "user: T1 +1"));
     let text = [&b"INSERT INTO tv_user VALUES (2, NULL, '\x95\x5c')\0"[..]].concat();
-    let (answer, moved) = env.moved(async { wire.ask(&crate::support::wire::message(b'Q', &text)) }).await;
+    let (answer, moved) = env.moved(async { wire.ask(&message(b'Q', &text)) }).await;
     assert_eq!(answer, "C(INSERT 0 1) ZI");
     assert!(moved.contains("user: * +"), "{moved}");
     // In a read-only transaction nothing of ours writes.
     wire.ask(&query("BEGIN READ ONLY"));
-    let answer = wire.ask(&crate::support::wire::message(b'Q', b"SELECT length('\x95\x5c')\0"));
+    let answer = wire.ask(&message(b'Q', b"SELECT length('\x95\x5c')\0"));
     assert_eq!(answer, "T D(1) C(SELECT 1) ZT");
     wire.ask(&query("COMMIT"));
     env.stop().await;
