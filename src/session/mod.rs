@@ -32,6 +32,7 @@
 //! | not known before the server has answered | waits for the answer |
 
 mod bump;
+mod by_name;
 mod copy;
 pub mod event;
 mod extended;

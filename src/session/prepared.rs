@@ -3,12 +3,12 @@
 //! Names enter the maps when Parse or Bind is *sent* (later messages of a pipeline refer to them)
 //! and leave again when the server did not accept it ([`Undo`]).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::bump::{BumpTenant, Effect};
+use super::by_name::ByName;
 use crate::catalog::Scope;
 use crate::effect::cache::Analyzer;
 use crate::effect::copy::CopyPlan;
@@ -278,14 +278,35 @@ struct Maker {
     redefines: bool,
 }
 
+/// Who made (or removed) the present meaning of a name.
+#[derive(Debug, Default)]
+struct Makers {
+    statements: ByName<Maker>,
+    portals: ByName<Maker>,
+}
+
+impl Makers {
+    const fn of(&mut self, portal: bool) -> &mut ByName<Maker> {
+        if portal { &mut self.portals } else { &mut self.statements }
+    }
+
+    fn named(&self) -> usize {
+        self.statements.named() + self.portals.named()
+    }
+
+    fn clear(&mut self) {
+        self.statements.clear();
+        self.portals.clear();
+    }
+}
+
 /// Names of one session.
 #[derive(Debug, Default)]
 pub struct Names {
-    statements: HashMap<Box<[u8]>, Arc<Prepared>>,
+    statements: ByName<Arc<Prepared>>,
     statement_bytes: usize,
-    portals: HashMap<Box<[u8]>, Portal>,
-    /// Who made (or removed) the present meaning of a name.
-    makers: HashMap<(bool, Box<[u8]>), Maker>,
+    portals: ByName<Portal>,
+    makers: Makers,
     made: u64,
     /// Number of the unit that messages are sent in now.
     pub unit: u64,
@@ -314,10 +335,10 @@ impl Names {
         if let Some(prepared) = prepared {
             let bytes = self.statement_bytes + prepared.bytes();
             let room =
-                self.statements.len() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX;
+                self.statements.named() < limits::PREPARED_STATEMENTS_MAX && bytes <= limits::PREPARED_TEXT_BYTES_MAX;
             if name.is_empty() || room {
                 self.statement_bytes = bytes;
-                self.statements.insert(name.into(), prepared);
+                self.statements.insert(name, prepared);
             }
         }
         former
@@ -326,15 +347,15 @@ impl Names {
     /// Notes who gives a name its meaning, and who did before; only messages that wait for a reply need to know.
     fn make(&mut self, portal: bool, name: &[u8], redefines: bool) -> (u64, Option<Maker>) {
         self.made += 1;
-        if self.makers.len() >= 2 * limits::OUTSTANDING_REQUESTS_MAX {
+        if self.makers.named() >= 2 * limits::OUTSTANDING_REQUESTS_MAX {
             // A client that gives ever new names while replies are due: what they mean is measured.
             self.forget_all_statements();
             self.portals.clear();
         }
-        let maker = (portal, name.into());
+        let makers = self.makers.of(portal);
         // A Close in between has left no meaning, but may fail, too.
-        let redefines = redefines || self.makers.get(&maker).is_some_and(|former| former.redefines);
-        let former = self.makers.insert(maker, Maker { made: self.made, unit: self.unit, redefines });
+        let redefines = redefines || makers.get(name).is_some_and(|former| former.redefines);
+        let former = makers.insert(name, Maker { made: self.made, unit: self.unit, redefines });
         (self.made, former)
     }
 
@@ -346,7 +367,8 @@ impl Names {
     /// Whether a name means what it seems to even if an earlier unit has failed before the message that redefined it.
     #[must_use]
     pub fn is_certain(&self, portal: bool, name: &[u8]) -> bool {
-        let maker = self.makers.get(&(portal, Box::from(key(name))));
+        let makers = if portal { &self.makers.portals } else { &self.makers.statements };
+        let maker = makers.get(key(name));
         maker.is_none_or(|maker| !maker.redefines || maker.unit == self.unit)
     }
 
@@ -368,9 +390,9 @@ impl Names {
     fn replace_portal(&mut self, name: &[u8], portal: Option<Portal>) -> Option<Portal> {
         let former = self.portals.remove(name);
         if let Some(portal) = portal
-            && (name.is_empty() || self.portals.len() < limits::PORTALS_MAX)
+            && (name.is_empty() || self.portals.named() < limits::PORTALS_MAX)
         {
-            self.portals.insert(name.into(), portal);
+            self.portals.insert(name, portal);
         }
         former
     }
@@ -378,8 +400,7 @@ impl Names {
     /// The server did not process a message. Gives it back when a later message has given the name its meaning.
     pub fn undo(&mut self, undo: Undo) -> Option<Undo> {
         let portal = matches!(undo.former, Former::Portal(_));
-        let maker = (portal, undo.name.clone());
-        if self.makers.get(&maker).map(|maker| maker.made) != Some(undo.made) {
+        if self.makers.of(portal).get(&undo.name).map(|maker| maker.made) != Some(undo.made) {
             return Some(undo);
         }
         match undo.former {
@@ -387,8 +408,8 @@ impl Names {
             Former::Portal(former) => drop(self.replace_portal(&undo.name, former)),
         }
         match undo.former_maker {
-            Some(former) => drop(self.makers.insert(maker, former)),
-            None => drop(self.makers.remove(&maker)),
+            Some(former) => drop(self.makers.of(portal).insert(&undo.name, former)),
+            None => drop(self.makers.of(portal).remove(&undo.name)),
         }
         None
     }

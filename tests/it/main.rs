@@ -14,6 +14,7 @@ mod cases;
 mod cli;
 mod compare;
 mod encryption;
+mod fold;
 mod late;
 mod lifecycle;
 mod oracle;

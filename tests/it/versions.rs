@@ -373,35 +373,6 @@ async fn a_transaction_reads_its_own_bumps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn versions_stay_while_the_log_is_folded() {
-    let env = Env::with(Setup { config: "[control]\nfold_interval_ms = 10".into(), ..Setup::default() }).await;
-    let mut wire = Wire::login(env.port);
-    let version = async || -> i64 {
-        env.direct
-            .query_one("SELECT turbo.fn_domain_version($1, 'user')", &[&T1.parse::<uuid::Uuid>().unwrap()])
-            .await
-            .unwrap()
-            .get(0)
-    };
-    for id in 1..=200 {
-        wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}')")));
-        assert_eq!(version().await, id);
-    }
-    crate::support::eventually("the log is folded", async || {
-        env.direct.query_one("SELECT count(*) FROM turbo.tb_bump", &[]).await.unwrap().get::<_, i64>(0) == 0
-    })
-    .await;
-    assert_eq!(version().await, 200);
-    // A tenant that nobody knew, and a domain of a table that was just made.
-    wire.ask(&query("CREATE TABLE tv_late (id int, tenant_id uuid)"));
-    env.settle_catalog().await;
-    wire.ask(&query("INSERT INTO tv_late VALUES (1, '33333333-3333-3333-3333-333333333333')"));
-    let row = env.direct.query_one("SELECT version FROM turbo.tb_domain_version WHERE domain = 'late' AND tenant_id IS NOT NULL ORDER BY 1 DESC LIMIT 1", &[]).await;
-    assert_eq!(row.unwrap().get::<_, i64>(0), 1);
-    env.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_session_setting_names_the_tenant_where_it_is_trusted() {
     let env = Env::with(Setup {
         config: "[tenant]\ntrust_setting = true\nsettings = [\"app.tenant_id\", \"app.org\"]".into(),

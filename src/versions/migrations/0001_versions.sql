@@ -48,26 +48,33 @@ CREATE TABLE turbo.tb_bump (
         autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX tb_bump_key ON turbo.tb_bump (domain, tenant_id, xid);
 
--- The base: folded sums. The row with tenant_id NULL counts the bumps of all tenants of the domain.
+-- The base: folded sums, one row for each pair. The row with tenant_id NULL counts the bumps of all tenants of the domain.
+-- Each fold replaces the row, and while somebody holds an old snapshot all that it was before stays in the table and its
+-- index. Therefore readers, and the fold, look for the newest epoch only: an epoch is 32 folds (fn_fold), and so
+-- many former versions lie in their way at most. Within an epoch no index entry is added.
 CREATE TABLE turbo.tb_domain_base (
     tenant_id      uuid,
     domain         text NOT NULL,
+    epoch          bigint NOT NULL,
     version        bigint NOT NULL,
     last_modified  timestamptz,
     modified_by    text,
     change_summary text
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
-CREATE UNIQUE INDEX tb_domain_base_tenant ON turbo.tb_domain_base (domain, tenant_id) WHERE tenant_id IS NOT NULL;
-CREATE UNIQUE INDEX tb_domain_base_all ON turbo.tb_domain_base (domain) WHERE tenant_id IS NULL;
+CREATE UNIQUE INDEX tb_domain_base_tenant ON turbo.tb_domain_base (domain, tenant_id, epoch) WHERE tenant_id IS NOT NULL;
+CREATE UNIQUE INDEX tb_domain_base_all ON turbo.tb_domain_base (domain, epoch) WHERE tenant_id IS NULL;
 
--- One row. No log row with xid < folded_below is left to add: readers start there, so that dead log
--- rows that an old snapshot keeps do not slow them down.
+-- One row, found by its epoch as those of the base. The log rows that are left to add are those of transactions that the
+-- last fold did not see: folded_below and above, and folded_but, the oldest of those that had not ended then. Readers look
+-- at no others, so that dead log rows that an old snapshot or a long transaction keeps do not slow them down.
 CREATE TABLE turbo.tb_fold_state (
-    one            boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch          bigint PRIMARY KEY,
+    folds          bigint NOT NULL,
     folded_below   xid8 NOT NULL,
+    folded_but     xid8[] NOT NULL,
     folded_at      timestamptz NOT NULL DEFAULT now()
 ) WITH (fillfactor = 10);
-INSERT INTO turbo.tb_fold_state (folded_below) VALUES ('0');
+INSERT INTO turbo.tb_fold_state (epoch, folds, folded_below, folded_but) VALUES (0, 0, '0', '{}');
 
 -- Keys that are not in tb_domain and tb_tenant yet, until the next fold adds them there.
 CREATE TABLE turbo.tb_key_new (
@@ -85,21 +92,33 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmap
 AS $function$
 DECLARE
     v_below xid8;
+    v_but xid8[];
     v_version bigint;
 BEGIN
-    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s WHERE s.one;
-    SELECT coalesce((SELECT sum(b.version) FROM turbo.tb_domain_base b
-                      WHERE b.domain = $2 AND b.tenant_id IS NULL), 0)
+    SELECT s.folded_below, s.folded_but INTO v_below, v_but FROM turbo.tb_fold_state s ORDER BY s.epoch DESC LIMIT 1;
+    SELECT coalesce((SELECT b.version FROM turbo.tb_domain_base b
+                      WHERE b.domain = $2 AND b.tenant_id IS NULL ORDER BY b.epoch DESC LIMIT 1), 0)
          + coalesce((SELECT sum(greatest(1, least(l.bumps, 1000000))) FROM turbo.tb_bump l
                       WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid >= v_below), 0)
       INTO v_version;
     IF $1 IS NOT NULL THEN
         SELECT v_version
-             + coalesce((SELECT sum(b.version) FROM turbo.tb_domain_base b
-                          WHERE b.domain = $2 AND b.tenant_id = $1), 0)
+             + coalesce((SELECT b.version FROM turbo.tb_domain_base b
+                          WHERE b.domain = $2 AND b.tenant_id = $1 ORDER BY b.epoch DESC LIMIT 1), 0)
              + coalesce((SELECT sum(greatest(1, least(l.bumps, 1000000))) FROM turbo.tb_bump l
                           WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid >= v_below), 0)
           INTO v_version;
+    END IF;
+    IF v_but <> '{}' THEN
+        -- Lateral aggregates: xid = ANY would not always be looked up in the index.
+        SELECT v_version + coalesce(sum(c.bumps), 0) INTO v_version
+          FROM unnest(v_but) o (xid)
+         CROSS JOIN LATERAL (
+               SELECT sum(greatest(1, least(l.bumps, 1000000))) AS bumps FROM turbo.tb_bump l
+                WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid = o.xid
+               UNION ALL
+               SELECT sum(greatest(1, least(l.bumps, 1000000))) FROM turbo.tb_bump l
+                WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid = o.xid) c;
     END IF;
     RETURN v_version;
 END
@@ -116,20 +135,30 @@ SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmap
 AS $function$
 DECLARE
     v_below xid8;
+    v_but xid8[];
 BEGIN
-    SELECT s.folded_below INTO v_below FROM turbo.tb_fold_state s WHERE s.one;
+    SELECT s.folded_below, s.folded_but INTO v_below, v_but FROM turbo.tb_fold_state s ORDER BY s.epoch DESC LIMIT 1;
     SELECT x.at, x.who, x.what INTO last_modified, modified_by, change_summary
-      FROM (SELECT b.last_modified AS at, b.modified_by AS who, b.change_summary AS what
-              FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id IS NULL
+      FROM ((SELECT b.last_modified AS at, b.modified_by AS who, b.change_summary AS what
+               FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id IS NULL ORDER BY b.epoch DESC LIMIT 1)
             UNION ALL
-            SELECT b.last_modified, b.modified_by, b.change_summary
-              FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id = $1
+            (SELECT b.last_modified, b.modified_by, b.change_summary
+               FROM turbo.tb_domain_base b WHERE b.domain = $2 AND b.tenant_id = $1 ORDER BY b.epoch DESC LIMIT 1)
             UNION ALL
             SELECT l.bumped_at, l.bumped_by, l.summary
               FROM turbo.tb_bump l WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid >= v_below
             UNION ALL
             SELECT l.bumped_at, l.bumped_by, l.summary
-              FROM turbo.tb_bump l WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid >= v_below) x
+              FROM turbo.tb_bump l WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid >= v_below
+            UNION ALL
+            SELECT c.bumped_at, c.bumped_by, c.summary
+              FROM unnest(v_but) o (xid)
+             CROSS JOIN LATERAL (
+                   (SELECT l.bumped_at, l.bumped_by, l.summary FROM turbo.tb_bump l
+                     WHERE l.domain = $2 AND l.tenant_id IS NULL AND l.xid = o.xid ORDER BY l.bumped_at DESC LIMIT 1)
+                   UNION ALL
+                   (SELECT l.bumped_at, l.bumped_by, l.summary FROM turbo.tb_bump l
+                     WHERE l.domain = $2 AND l.tenant_id = $1 AND l.xid = o.xid ORDER BY l.bumped_at DESC LIMIT 1)) c) x
      ORDER BY x.at DESC NULLS LAST LIMIT 1;
 END
 $function$;
@@ -928,11 +957,16 @@ AS $function$
 $function$;
 
 -- Folds the visible log into the base; one folder at a time. Returns the number of log rows folded,
--- -1 when another folder is at work.
+-- -1 when another folder is at work. The plans are pinned: one that was made when the base was small may read all of it,
+-- with all that an old snapshot keeps there.
 CREATE FUNCTION turbo.fn_fold(max_rows int, audit_rows int DEFAULT 10000) RETURNS int
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
 AS $function$
 DECLARE
+    v_folds bigint;
+    v_former bigint;
+    v_epoch bigint;
     v_rows int;
 BEGIN
     -- Released at commit, hence the next folder's snapshot sees what this one did.
@@ -952,10 +986,13 @@ BEGIN
     DELETE FROM turbo.tb_audit a
      WHERE a.found_at < (SELECT k.found_at FROM turbo.tb_audit k ORDER BY k.found_at DESC OFFSET audit_rows - 1 LIMIT 1);
 
-    -- One statement, one snapshot: what is deleted is what is added.
+    SELECT f.folds + 1, f.epoch INTO v_folds, v_former FROM turbo.tb_fold_state f ORDER BY f.epoch DESC LIMIT 1;
+    v_epoch := v_folds / 32;
+
+    -- One statement, one snapshot: what is deleted is what is added. The range of ctid is the whole table, read in order.
     WITH gone AS (
         DELETE FROM turbo.tb_bump
-         WHERE ctid = ANY (ARRAY(SELECT b.ctid FROM turbo.tb_bump b LIMIT max_rows))
+         WHERE ctid = ANY (ARRAY(SELECT b.ctid FROM turbo.tb_bump b WHERE b.ctid >= '(0,0)' LIMIT max_rows))
         RETURNING tenant_id, domain, bumps, bumped_at, bumped_by, summary
     ), sums AS (
         SELECT g.tenant_id, g.domain, sum(greatest(1, least(g.bumps, 1000000)))::bigint AS bumps, max(g.bumped_at) AS bumped_at,
@@ -963,17 +1000,24 @@ BEGIN
                (array_agg(g.summary ORDER BY g.bumped_at DESC))[1] AS summary,
                count(*) AS log_rows
           FROM gone g GROUP BY g.tenant_id, g.domain
+    ), found AS (
+        SELECT s.*, CASE WHEN s.tenant_id IS NULL
+               THEN (SELECT b.ctid FROM turbo.tb_domain_base b
+                      WHERE b.domain = s.domain AND b.tenant_id IS NULL ORDER BY b.epoch DESC LIMIT 1)
+               ELSE (SELECT b.ctid FROM turbo.tb_domain_base b
+                      WHERE b.domain = s.domain AND b.tenant_id = s.tenant_id ORDER BY b.epoch DESC LIMIT 1)
+               END AS base
+          FROM sums s
     ), updated AS (
         UPDATE turbo.tb_domain_base b
-           SET version = b.version + s.bumps, last_modified = s.bumped_at,
+           SET epoch = v_epoch, version = b.version + s.bumps, last_modified = s.bumped_at,
                modified_by = s.bumped_by, change_summary = s.summary
-          FROM sums s
-         WHERE b.domain = s.domain AND b.tenant_id IS NOT DISTINCT FROM s.tenant_id
+          FROM found s WHERE b.ctid = s.base
     ), inserted AS (
-        INSERT INTO turbo.tb_domain_base (tenant_id, domain, version, last_modified, modified_by, change_summary)
-        SELECT s.tenant_id, s.domain, s.bumps, s.bumped_at, s.bumped_by, s.summary FROM sums s
-         WHERE NOT EXISTS (SELECT FROM turbo.tb_domain_base b
-                            WHERE b.domain = s.domain AND b.tenant_id IS NOT DISTINCT FROM s.tenant_id)
+        INSERT INTO turbo.tb_domain_base
+               (tenant_id, domain, epoch, version, last_modified, modified_by, change_summary)
+        SELECT s.tenant_id, s.domain, v_epoch, s.bumps, s.bumped_at, s.bumped_by, s.summary
+          FROM found s WHERE s.base IS NULL
     ), new_domains AS (
         -- Pairs that readers could see before, and that somebody has removed since.
         INSERT INTO turbo.tb_domain (domain) SELECT DISTINCT s.domain FROM sums s
@@ -984,12 +1028,21 @@ BEGIN
            AND NOT EXISTS (SELECT FROM turbo.tb_tenant t WHERE t.tenant_id = s.tenant_id) ON CONFLICT DO NOTHING
     ), total AS (
         SELECT coalesce(sum(s.log_rows), 0)::int AS log_rows FROM sums s
+    ), open AS (
+        SELECT t.log_rows > 0 AS some, t.log_rows < max_rows AS complete,
+               ARRAY(SELECT x FROM pg_snapshot_xip(pg_current_snapshot()) x ORDER BY x LIMIT 16) AS but,
+               coalesce((SELECT x FROM pg_snapshot_xip(pg_current_snapshot()) x ORDER BY x OFFSET 16 LIMIT 1),
+                        pg_snapshot_xmax(pg_current_snapshot())) AS below
+          FROM total t
     ), advanced AS (
-        -- Every transaction below this snapshot's xmin has ended, hence its log rows were visible and
-        -- are gone now; true only where all visible rows were taken.
+        -- What this snapshot sees is gone from the log now, where all visible rows were taken. Left to add are the log rows of
+        -- the transactions that it does not see: they had not begun, or not ended. Many of those are young, and stand
+        -- near its end; each of the few old ones is looked for.
         UPDATE turbo.tb_fold_state f
-           SET folded_below = pg_snapshot_xmin(pg_current_snapshot()), folded_at = now()
-          FROM total t WHERE t.log_rows > 0 AND t.log_rows < max_rows
+           SET epoch = v_epoch, folds = v_folds, folded_at = now(),
+               folded_below = CASE WHEN o.complete THEN o.below ELSE f.folded_below END,
+               folded_but = CASE WHEN o.complete THEN o.but ELSE f.folded_but END
+          FROM open o WHERE o.some AND f.epoch = v_former
     )
     SELECT t.log_rows INTO v_rows FROM total t;
     RETURN v_rows;
