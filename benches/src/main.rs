@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Parser as _;
 use turnstile::embedded::{Cluster, ClusterOptions};
 
 use client::Load;
@@ -28,46 +29,31 @@ const IDLE_CONNECTIONS: usize = 2_000;
 /// Rows that each table has at the beginning of each run.
 const ROWS_AT_FIRST: u32 = 1_000;
 
+/// The contenders against each other: prints tables, and writes RESULTS.md and plots.
+#[derive(Debug, clap::Parser)]
+#[command(after_help = "turnstile-bench instructions: what the pure parts cost, in instructions.")]
 struct Options {
+    /// Fewer loads.
+    #[arg(long)]
     quick: bool,
+    /// Length of one repetition.
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
+    /// Of each load, for each contender.
+    #[arg(long, default_value_t = 5)]
     repetitions: usize,
+    /// Loads whose names contain this.
+    #[arg(long, value_name = "WORDS")]
     only: Option<String>,
+    /// Turnstile's program.
+    #[arg(long, value_name = "FILE", default_value = "target/release/turnstile")]
     turnstile: PathBuf,
+    /// PgBouncer's program.
+    #[arg(long, value_name = "FILE", default_value = "pgbouncer")]
     pgbouncer: String,
+    /// Where RESULTS.md and plots go.
+    #[arg(long, value_name = "FOLDER", default_value = "benches")]
     results: PathBuf,
-}
-
-fn options() -> anyhow::Result<Options> {
-    let mut options = Options {
-        quick: false,
-        seconds: 1.0,
-        repetitions: 5,
-        only: None,
-        turnstile: "target/release/turnstile".into(),
-        pgbouncer: "pgbouncer".to_owned(),
-        results: "benches".into(),
-    };
-    let mut arguments = std::env::args().skip(1);
-    while let Some(flag) = arguments.next() {
-        if flag == "--quick" {
-            options.quick = true;
-            continue;
-        }
-        let value = arguments.next().with_context(|| format!("{flag} needs a value"))?;
-        match flag.as_str() {
-            "--seconds" => options.seconds = value.parse()?,
-            "--repetitions" => options.repetitions = value.parse()?,
-            "--only" => options.only = Some(value),
-            "--turnstile" => options.turnstile = value.into(),
-            "--pgbouncer" => options.pgbouncer = value,
-            "--results" => options.results = value.into(),
-            _ => bail!(
-                "unknown option {flag}: --quick, --seconds, --repetitions, --only, --turnstile, --pgbouncer, --results"
-            ),
-        }
-    }
-    Ok(options)
 }
 
 impl Options {
@@ -101,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     {
         return instructions::run(rest);
     }
-    let options = options()?;
+    let options = Options::parse();
     stop_on_ctrl_c();
     let server = Server::start("fsync = off")?;
     let mut report = Report::new(&options.turnstile, &options.pgbouncer, server.cluster.port(), &options.words())?;
@@ -142,8 +128,7 @@ struct Server {
 
 impl Server {
     fn start(setting: &str) -> anyhow::Result<Self> {
-        let settings =
-            [setting, "max_connections = 2300", "shared_buffers = 512MB", "max_wal_size = 8GB", "autovacuum = off"];
+        let settings = [setting, "max_connections = 2300", "shared_buffers = 512MB", "max_wal_size = 8GB"];
         let settings = settings.iter().map(ToString::to_string).collect();
         let cluster = Cluster::start(&ClusterOptions { settings, ..ClusterOptions::default() })?;
         client::once(cluster.port(), "postgres", "CREATE DATABASE bench")?;
