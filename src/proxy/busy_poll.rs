@@ -45,6 +45,10 @@ const REST_READS_MIN: u64 = 64;
 /// when many clients have left one to itself, and seldom enough that what is tried in vain among many hardly shows.
 const REST_READS_MAX: u64 = 4_096;
 
+/// Where nothing was read for so long, the load that comes then is another one. Short enough that one client behind a load of
+/// many is noticed at once, long enough that what is tried in vain then costs a thread a thousandth of its time.
+pub const ANOTHER_LOAD: Duration = Duration::from_millis(500);
+
 /// A longer pause between two looks means that another process had the processor.
 const CONTENDED: Duration = Duration::from_micros(20);
 
@@ -75,6 +79,11 @@ impl BusyPoll {
             // Several at once: there is work enough to be woken for it together.
             _ => self.spend(),
         }
+    }
+
+    /// The rest is over, since nothing was read for [`ANOTHER_LOAD`]: what comes now may be worth waiting for.
+    pub const fn begin_again(&mut self) {
+        self.rest = REST_READS_MIN;
     }
 
     fn earn(&mut self) {
@@ -192,6 +201,19 @@ mod tests {
             }
             assert_eq!(sleeps, [1, 1, 1, 64, 128, 256, 512, 1_024], "{pause:?} {read}");
         }
+    }
+
+    #[test]
+    fn another_load_forgets_the_long_rests_but_has_one_try() {
+        let mut thread = Thread::new();
+        for _ in 0..12 {
+            let (_, reads) = thread.wait();
+            thread.wake(reads);
+        }
+        thread.busy.begin_again();
+        assert_eq!(thread.wait().1, REST_READS_MIN);
+        thread.wake(REST_READS_MIN);
+        assert_eq!(thread.wait().1, 2 * REST_READS_MIN);
     }
 
     #[test]

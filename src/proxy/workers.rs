@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::busy_poll::{BusyPoll, Next};
+use super::busy_poll::{ANOTHER_LOAD, BusyPoll, Next};
 
 /// The threads; they end when this is dropped, and with them what still runs on them.
 #[derive(Debug)]
@@ -90,18 +90,26 @@ thread_local! {
     /// Reads at which [`WAITING`] is woken.
     static WAKE_AT: Cell<u64> = const { Cell::new(u64::MAX) };
     static WAITING: RefCell<Option<Waker>> = const { RefCell::new(None) };
+    /// The last read of a thread that rests.
+    static LAST_READ: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// A session on this thread has read from one of its sockets.
 pub fn note_read() {
     let reads = READS.get() + 1;
     READS.set(reads);
-    if reads >= WAKE_AT.get() {
+    let wake_at = WAKE_AT.get();
+    if reads >= wake_at || (wake_at < u64::MAX && was_long_ago(Instant::now())) {
         WAKE_AT.set(u64::MAX);
         if let Some(waker) = WAITING.take() {
             waker.wake();
         }
     }
+}
+
+/// Whether the read before this one was so long ago that this is another load.
+fn was_long_ago(now: Instant) -> bool {
+    LAST_READ.replace(Some(now)).is_some_and(|last| now.saturating_duration_since(last) >= ANOTHER_LOAD)
 }
 
 /// A task of each thread that lets the event loop look at the sockets again, as long as [`BusyPoll`] says so. It is no
@@ -111,15 +119,24 @@ async fn wait_awake(window: Duration) {
     loop {
         match busy.next(READS.get(), Instant::now()) {
             Next::Ask => tokio::task::yield_now().await,
-            Next::Sleep { reads } => sleep_until(READS.get() + reads).await,
+            Next::Sleep { reads } => {
+                let until = READS.get() + reads;
+                sleep_until(until).await;
+                if READS.get() < until {
+                    busy.begin_again();
+                }
+            }
         }
     }
 }
 
+/// Until so many reads were made, or the first one behind [`ANOTHER_LOAD`] without any.
 async fn sleep_until(reads: u64) {
     WAKE_AT.set(reads);
+    LAST_READ.set(Some(Instant::now()));
     poll_fn(|context| {
-        if READS.get() >= reads {
+        if READS.get() >= reads || WAKE_AT.get() == u64::MAX {
+            WAKE_AT.set(u64::MAX);
             return Poll::Ready(());
         }
         WAITING.set(Some(context.waker().clone()));
@@ -146,6 +163,14 @@ mod tests {
             waiting.await.unwrap();
             // What has happened already is not waited for.
             sleep_until(start + 1).await;
+            let resting = tokio::spawn(sleep_until(start + 1_000));
+            tokio::task::yield_now().await;
+            note_read();
+            tokio::task::yield_now().await;
+            assert!(!resting.is_finished());
+            LAST_READ.set(Instant::now().checked_sub(ANOTHER_LOAD));
+            note_read();
+            resting.await.unwrap();
         });
     }
 }
