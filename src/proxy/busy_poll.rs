@@ -152,6 +152,13 @@ mod tests {
         fn wake(&mut self, reads: u64) {
             assert_eq!(self.look_after(WINDOW * 10, reads), Next::Ask);
         }
+
+        /// Waits in vain, and rests; returns for how many reads.
+        fn rest(&mut self) -> u64 {
+            let (_, reads) = self.wait();
+            self.wake(reads);
+            reads
+        }
     }
 
     #[test]
@@ -179,10 +186,8 @@ mod tests {
         let mut thread = Thread::new();
         let (mut waits, mut rest) = (0, 1);
         while thread.reads < 1_000_000 {
-            let (_, reads) = thread.wait();
-            rest = reads;
+            rest = thread.rest();
             waits += 1;
-            thread.wake(reads);
         }
         assert_eq!(rest, REST_READS_MAX);
         assert!(waits < 300, "{waits}");
@@ -207,32 +212,23 @@ mod tests {
     fn another_load_forgets_the_long_rests_but_has_one_try() {
         let mut thread = Thread::new();
         for _ in 0..12 {
-            let (_, reads) = thread.wait();
-            thread.wake(reads);
+            thread.rest();
         }
         thread.busy.begin_again();
-        assert_eq!(thread.wait().1, REST_READS_MIN);
-        thread.wake(REST_READS_MIN);
-        assert_eq!(thread.wait().1, 2 * REST_READS_MIN);
+        assert_eq!(thread.rest(), REST_READS_MIN);
+        assert_eq!(thread.rest(), 2 * REST_READS_MIN);
     }
 
     #[test]
     fn what_pays_again_forgets_the_long_rests() {
         let mut thread = Thread::new();
         for _ in 0..12 {
-            let (_, reads) = thread.wait();
-            thread.wake(reads);
+            thread.rest();
         }
         for _ in 0..CREDIT_MAX {
             assert_eq!(thread.look(1), Next::Ask);
         }
-        let rests: Vec<u64> = (0..4)
-            .map(|_| {
-                let (_, reads) = thread.wait();
-                thread.wake(reads);
-                reads
-            })
-            .collect();
+        let rests: Vec<u64> = (0..4).map(|_| thread.rest()).collect();
         assert_eq!(rests, [1, 1, 1, REST_READS_MIN]);
     }
 }

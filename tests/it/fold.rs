@@ -73,6 +73,14 @@ async fn what_a_fold_did_not_see_counts_when_it_commits() {
         env.direct(FOLD).await;
         assert_eq!(version(&env.direct).await, expected);
     }
+    open[3].batch_execute("PREPARE TRANSACTION 'p'").await.unwrap();
+    assert_eq!(version(&open[4]).await, expected + 2, "a transaction sees its own, folded below it or not");
+    env.direct(BUMP).await;
+    expected += 2;
+    env.direct(FOLD).await;
+    env.direct("COMMIT PREPARED 'p'").await;
+    expected += 2;
+    assert_eq!(version(&env.direct).await, expected, "a prepared transaction");
     for at in [39, 0, 20, 1, 15, 16, 17, 2] {
         let bumped = format!("SELECT (turbo.fn_domain_last_bump('{T1}', 'alone_{at}')).last_modified IS NOT NULL");
         let bumped = async || env.direct.query_one(&bumped, &[]).await.unwrap().get::<_, bool>(0);

@@ -1036,8 +1036,8 @@ BEGIN
           FROM total t
     ), advanced AS (
         -- What this snapshot sees is gone from the log now, where all visible rows were taken. Left to add are the log rows of
-        -- the transactions that it does not see: they had not begun, or not ended. Many of those are young, and stand
-        -- near its end; each of the few old ones is looked for.
+        -- the transactions that it does not see: they had not begun, or not ended. The young ones stand near its
+        -- end; each of the few oldest is looked for.
         UPDATE turbo.tb_fold_state f
            SET epoch = v_epoch, folds = v_folds, folded_at = now(),
                folded_below = CASE WHEN o.complete THEN o.below ELSE f.folded_below END,
