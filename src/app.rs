@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::catalog::control::{self, ControlPool};
-use crate::catalog::loader::{self, Databases, LoadError};
+use crate::catalog::loader::{self, Databases, For, LoadError};
 use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
@@ -59,7 +59,7 @@ impl Running {
         let acceptor = config.tls.clone().map(Acceptor::new).transpose()?.map(Arc::new);
         let server = Server::new(config.server.clone(), config.server_tls.clone())?;
         let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
-        match databases.get(&database).await {
+        match databases.get(&database, For::Operator).await {
             Ok(_) => {}
             Err(error @ (LoadError::Schema { .. } | LoadError::NotInstalled(_))) => bail!(error),
             Err(error) => {
@@ -323,7 +323,7 @@ pub async fn explain_sql(args: ExplainArgs) -> anyhow::Result<()> {
     start_logging(&args.server.common, &file)?;
     let client = connect(&args.server, &file).await?;
     match versions::state(&client).await? {
-        SchemaState::Current => {}
+        state if state.is_usable() => {}
         other => bail!("{other}"),
     }
     let settings = effect_settings(&args.server, &file)?;

@@ -100,6 +100,9 @@ pub struct ServeArgs {
     /// Install or upgrade the turbo schema in each database that a client connects to.
     #[arg(long, env = "TURNSTILE_INSTALL")]
     pub install: bool,
+    /// With --install: only clients that log in as one of these roles have the schema installed [default: all].
+    #[arg(long, env = "TURNSTILE_INSTALL_ROLES", value_name = "ROLE", value_delimiter = ',')]
+    pub install_roles: Vec<String>,
     /// Refuse clients of a database without the turbo schema, instead of relaying without versions.
     #[arg(long, env = "TURNSTILE_REQUIRE_SCHEMA")]
     pub require_schema: bool,

@@ -47,6 +47,8 @@ pub struct Config {
     pub cascades: Vec<(String, String)>,
     /// Install or upgrade the schema.
     pub install: bool,
+    /// Whose connections may have it installed; empty: everybody's.
+    pub install_roles: Vec<String>,
     /// Refuse databases without the schema.
     pub require_schema: bool,
     /// Most client connections at a time.
@@ -172,6 +174,7 @@ pub struct ConfigFile {
     embedded: Option<bool>,
     data_dir: Option<PathBuf>,
     install: Option<bool>,
+    install_roles: Option<Vec<String>>,
     require_schema: Option<bool>,
     connections_max: Option<usize>,
     workers: Option<usize>,
@@ -330,6 +333,11 @@ impl Config {
                 .flat_map(|(source, targets)| targets.iter().map(|target| (source.clone(), target.clone())))
                 .collect(),
             install: args.install || file.install.unwrap_or(false),
+            install_roles: if args.install_roles.is_empty() {
+                file.install_roles.clone().unwrap_or_default()
+            } else {
+                args.install_roles.clone()
+            },
             require_schema: args.require_schema || file.require_schema.unwrap_or(false),
             connections_max: in_range(
                 "connections_max",

@@ -25,7 +25,7 @@ pub struct Part {
 }
 
 const READ: &str = "SELECT version FROM turbo.tb_domain_version WHERE tenant_id = $1 AND domain = 'post'";
-const BUMP: &str = "SELECT turbo.fn_bump_one($1, 'post', 1, true, 'always', '')";
+const BUMP: &str = "SELECT turbo.fn_bump_one($1, 'post', 1, true, 'always')";
 
 /// Parts of the run, all of the same length, and what another session begins before each.
 const PARTS: [(&str, &str); 6] = [

@@ -60,12 +60,24 @@ pub fn pg_words(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// One connection, its messages read by a task of its own.
+/// What our own statements rely on, whatever the settings of the role and the database are.
+const SETTINGS: &str = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
+     -c default_transaction_deferrable=off -c statement_timeout=0 -c idle_in_transaction_session_timeout=0 \
+     -c standard_conforming_strings=on -c row_security=on";
+
+/// One connection for a command, its messages read by a task of its own.
 ///
 /// # Errors
 /// [`ControlError`].
 pub async fn connect(server: &ServerUrl) -> Result<tokio_postgres::Client, ControlError> {
-    connect_until(server, || ()).await
+    connect_until(&ServerUrl { config: with_settings(server.config.clone()), tls: server.tls.clone() }, || ()).await
+}
+
+fn with_settings(mut config: tokio_postgres::Config) -> tokio_postgres::Config {
+    let given = config.get_options().unwrap_or_default();
+    let options = format!("{given} {SETTINGS}");
+    config.options(options.trim());
+    config
 }
 
 /// The same for the control plane; `ended` is called when the connection has ended.
@@ -97,7 +109,7 @@ async fn connect_until(
 }
 
 fn control_config(config: &Config, database: &str) -> tokio_postgres::Config {
-    let mut control = config.control.config.clone();
+    let mut control = with_settings(config.control.config.clone());
     control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
     control
 }

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -73,8 +73,19 @@ pub struct Database {
     /// Those who use it now.
     leases: watch::Sender<usize>,
     state: watch::Sender<Option<Result<Presence, LoadError>>>,
+    /// Somebody uses it who may have the schema installed.
+    may_install: AtomicBool,
     /// Its reader and fold worker stop.
     closed: CancellationToken,
+}
+
+/// In whose name a database is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For<'a> {
+    /// The operator's: it is the one of the configuration.
+    Operator,
+    /// A role that the server has authenticated.
+    Role(&'a [u8]),
 }
 
 /// A use of a database: while there is one, its catalog is kept current.
@@ -221,8 +232,13 @@ impl Databases {
     ///
     /// # Errors
     /// [`LoadError`]; a database that does not exist is no error: the server tells the client.
-    pub async fn get(&self, name: &str) -> Result<Lease, LoadError> {
-        let (database, known) = self.find_or_add(name)?;
+    pub async fn get(&self, name: &str, wanted_for: For<'_>) -> Result<Lease, LoadError> {
+        let roles = &self.config.install_roles;
+        let may_install = match wanted_for {
+            For::Operator => true,
+            For::Role(role) => roles.is_empty() || roles.iter().any(|allowed| allowed.as_bytes() == role),
+        };
+        let (database, known) = self.find_or_add(name, self.config.install && may_install)?;
         if known && !database.analyzer.load().catalog.installed {
             // The schema may have been installed meanwhile: this client is to find it.
             database.lose_sight();
@@ -273,11 +289,12 @@ impl Databases {
     }
 
     /// And whether it was known already.
-    fn find_or_add(&self, name: &str) -> Result<(Lease, bool), LoadError> {
+    fn find_or_add(&self, name: &str, may_install: bool) -> Result<(Lease, bool), LoadError> {
         let mut known = self.lock();
         // Databases that were dropped.
         known.retain(|_, database| !database.is_forgotten());
         if let Some(database) = known.get(name) {
+            database.may_install.fetch_or(may_install, Ordering::AcqRel);
             return Ok((Lease::new(Arc::clone(database)), true));
         }
         if known.len() >= limits::DATABASES_MAX {
@@ -294,6 +311,7 @@ impl Databases {
             changed: Notify::new(),
             leases: watch::Sender::new(0),
             state: watch::Sender::new(None),
+            may_install: AtomicBool::new(may_install),
             closed: self.stop.child_token(),
         });
         known.insert(name.to_owned(), Arc::clone(&database));
@@ -304,6 +322,7 @@ impl Databases {
             generation: 0,
             fingerprint: String::new(),
             declared: false,
+            has_unseen_domains: false,
             connected_before: false,
             connection: None,
         };
@@ -363,6 +382,8 @@ struct Reader {
     fingerprint: String,
     /// What the configuration says of domains and cascades is written.
     declared: bool,
+    /// Domains could not be made known to readers: it is tried again.
+    has_unseen_domains: bool,
     /// There has been a connection.
     connected_before: bool,
     /// Lives as long as the database does: nobody can drop it before this connection has ended.
@@ -444,12 +465,19 @@ impl Reader {
             Err(error) => return Err(self.control_error(&error)),
         };
         self.connected_before = true;
-        let state = self.schema_state(&connection).await?;
+        let server = ServerState::look(&connection).await.map_err(|error| self.control_error(&error.into()))?;
+        let state = self.schema_state(&connection, server).await?;
         self.metrics.set_installed(&self.database.name, state.is_some());
         let Some(()) = state else {
             self.publish(Catalog::default(), reported);
             return Ok(Presence::Found);
         };
+        if !server.in_recovery {
+            self.incarnate(&connection).await;
+        }
+        if self.has_unseen_domains && !server.in_recovery {
+            self.fingerprint.clear();
+        }
         let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
         let unreported = reported == self.database.seen.load(Ordering::Acquire);
         if unreported && fingerprint == self.fingerprint {
@@ -473,10 +501,14 @@ impl Reader {
         };
         self.generation += 1;
         let mut catalog = rows.build(self.generation);
-        if let Err(error) = versions::register_domains(&connection, &catalog.domains).await {
-            catalog.has_unseen_domains = true;
+        self.has_unseen_domains = server.in_recovery && !catalog.domains.is_empty();
+        if !server.in_recovery
+            && let Err(error) = versions::register_domains(&connection, &catalog.domains).await
+        {
+            self.has_unseen_domains = true;
             tracing::debug!(database = %self.database.name, error = %ControlError::from(error), "cannot register domains");
         }
+        catalog.has_unseen_domains = self.has_unseen_domains;
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
         self.fingerprint = fingerprint;
         self.publish(catalog, reported);
@@ -503,20 +535,35 @@ impl Reader {
         self.database.seen.store(reported, Ordering::Release);
     }
 
+    /// A crash, a failover or a restore has ended what versions of before mean.
+    async fn incarnate(&self, client: &Client) {
+        match versions::incarnate(client).await {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(
+                database = %self.database.name,
+                "a new incarnation of versions has begun: the server has recovered from a crash, or was promoted or restored"
+            ),
+            Err(error) => tracing::warn!(
+                database = %self.database.name, error = %ControlError::from(error),
+                "cannot begin a new incarnation of versions: turbo.fn_incarnation() is NULL until then"
+            ),
+        }
+    }
+
     /// `Some` when the schema is there and ours; installs it where that is asked for.
-    async fn schema_state(&mut self, client: &Client) -> Result<Option<()>, LoadError> {
+    async fn schema_state(&mut self, client: &Client, server: ServerState) -> Result<Option<()>, LoadError> {
         let name = || self.database.name.clone();
         let mut state = versions::state(client).await.map_err(|error| self.control_error(&error.into()))?;
-        let wanted = matches!(state, SchemaState::Absent | SchemaState::Older(_)) && self.config.install;
-        if wanted {
+        let asked = self.database.may_install.load(Ordering::Acquire) && !server.in_recovery && !server.is_template;
+        if asked && matches!(state, SchemaState::Absent | SchemaState::Older(_)) {
             match versions::install(client).await {
                 Ok(()) => state = SchemaState::Current,
                 Err(error) => tracing::warn!(database = %name(), error = %error, "cannot install the turbo schema"),
             }
         }
         match state {
-            SchemaState::Current => {
-                if !self.declared {
+            SchemaState::Current | SchemaState::Compatible => {
+                if !self.declared && !server.in_recovery {
                     versions::declare(client, &self.config.domains, &self.config.cascades)
                         .await
                         .map_err(|error| self.control_error(&error.into()))?;
@@ -534,12 +581,41 @@ impl Reader {
                 }
                 Ok(None)
             }
+            // A restore goes through us, perhaps.
+            SchemaState::Incomplete => {
+                if self.database.state.borrow().is_none() {
+                    tracing::warn!(database = %name(), "{state}; this database is relayed without versions");
+                }
+                Ok(None)
+            }
             other => Err(LoadError::Schema { database: name(), reason: other.to_string() }),
         }
     }
 
     fn control_error(&self, error: &ControlError) -> LoadError {
         LoadError::Control { database: self.database.name.clone(), reason: error.words.clone() }
+    }
+}
+
+/// What decides whether anything of ours can be written.
+#[derive(Debug, Clone, Copy)]
+struct ServerState {
+    /// A hot standby.
+    in_recovery: bool,
+    /// Others are made of it: nothing is installed there by itself.
+    is_template: bool,
+}
+
+impl ServerState {
+    async fn look(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let row = client
+            .query_one(
+                "SELECT pg_catalog.pg_is_in_recovery(), d.datistemplate FROM pg_catalog.pg_database d \
+                  WHERE d.datname = pg_catalog.current_database()",
+                &[],
+            )
+            .await?;
+        Ok(Self { in_recovery: row.try_get(0)?, is_template: row.try_get(1)? })
     }
 }
 
@@ -601,9 +677,9 @@ async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<Cat
 const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
      UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
 /// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
-const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text,text)'::regprocedure::oid, \
-     'turbo.fn_measured(oid[],text,text[],bool)'::regprocedure::oid, \
-     'turbo.fn_measured_every(oid[],text)'::regprocedure::oid \
+const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text)'::regprocedure::oid, \
+     'turbo.fn_measured(oid[],text[],bool)'::regprocedure::oid, \
+     'turbo.fn_measured_every(oid[])'::regprocedure::oid \
      WHERE current_setting('server_version_num')::int < 180000";
 const TYPE_CHECKS: &str = include_str!("types.sql");
 const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";

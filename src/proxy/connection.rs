@@ -533,6 +533,13 @@ impl Pump {
     }
 
     fn report_events(&mut self) {
+        for finding in self.out.findings.drain(..) {
+            self.metrics.audit_statement();
+            if let Some(database) = &self.database {
+                tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
+                self.late.note_finding(database.lease(), finding);
+            }
+        }
         let changes = self.session.as_ref().is_some_and(Session::changes_catalog);
         if changes != self.change.is_some() {
             self.change = self.database.as_ref().filter(|_| changes).map(|database| database.begin_change());
@@ -542,8 +549,8 @@ impl Pump {
             match (event, &self.database) {
                 (Event::CatalogChanged, Some(database)) => database.note_change(),
                 (Event::LateBumpFailed(times), Some(database)) => drop(self.late.bump_all(database.lease(), times)),
-                (Event::AuditDisagreement, Some(database)) => {
-                    tracing::warn!(database = %database.name, "audit: a statement changed other domains than its analysis said; see turbo.tb_audit");
+                (Event::ForgedMeasurement, Some(database)) => {
+                    tracing::warn!(database = %database.name, "a statement changed what its measurement had remembered (setting turnstile.measured): every domain is bumped");
                 }
                 (Event::LateBump, Some(database)) => {
                     tracing::warn!(database = %database.name, "writes were committed before their bump");

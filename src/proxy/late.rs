@@ -39,6 +39,22 @@ impl LateBumps {
     }
 }
 
+impl LateBumps {
+    /// Keeps what an audit found: the client's role may not write it.
+    pub fn note_finding(&self, database: Lease, finding: String) {
+        drop(self.home.spawn(async move {
+            let noted = async {
+                let client = database.pool().get().await?;
+                client.execute("SELECT turbo.fn_audit_note($1)", &[&finding]).await?;
+                Ok::<_, ControlError>(())
+            };
+            if let Err(error) = noted.await {
+                tracing::warn!(database = %database.name, %error, "what an audit found cannot be kept in turbo.tb_audit");
+            }
+        }));
+    }
+}
+
 /// The try at hand may end.
 async fn given_up(kill: &CancellationToken) {
     kill.cancelled().await;

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::authentication::{Outcome, authenticate};
 use super::cancel;
 use super::connect::{Server, connect};
 use super::connection::{Begun, Connection, Ending};
@@ -21,7 +22,7 @@ use super::verifiers::Source;
 use super::workers::Workers;
 use crate::auth::certificate;
 use crate::auth::scram::{Key, ScramError};
-use crate::catalog::loader::{Databases, Lease, LoadError};
+use crate::catalog::loader::{Databases, For, Lease, LoadError};
 use crate::config::{ClientCertificate, Config};
 use crate::limits;
 use crate::telemetry::metrics::{ConnectedGuard, Metrics};
@@ -184,7 +185,7 @@ impl Proxy {
         });
     }
 
-    /// Reads startup packets until there is something to relay.
+    /// Reads startup packets, and lets the server authenticate the client.
     async fn session(&self, client: &mut Socket, admitted: &Admitted) -> Result<Option<Start>, Refusal> {
         let side = self.parts.acceptor.as_ref().and_then(|acceptor| acceptor.current());
         let mut reader = StartupReader { client, side: side.as_deref(), buffer: Vec::new() };
@@ -204,12 +205,24 @@ impl Proxy {
                     return Err(Refusal::Full);
                 }
                 self.check_encryption(client, &message)?;
-                let database = self.database(&message).await?;
                 let server = connect(&self.parts.server)
                     .await
                     .map_err(|error| Refusal::Server(self.parts.server.address.to_string(), error))?;
                 let end_point = side.as_ref().and_then(|side| side.end_point.as_deref());
-                let (server, begun) = self.log_in(client, server, &packet, early, (&message, end_point)).await?;
+                let (mut server, mut begun) =
+                    self.log_in(client, server, &packet, early, (&message, end_point)).await?;
+                if !is_watched(&message) {
+                    return Ok(Some(Start { server, database: None, begun }));
+                }
+                // Before the server has let the client in, nothing is done in its name.
+                let authenticated = tokio::select! {
+                    () = self.kill.cancelled() => return Err(Refusal::Gone),
+                    outcome = authenticate(client, &mut server, &mut begun) => outcome?,
+                };
+                if authenticated == Outcome::Ended {
+                    return Err(Refusal::Gone);
+                }
+                let database = Some(self.database(&message).await?);
                 Ok(Some(Start { server, database, begun }))
             }
             // StartupReader has answered those.
@@ -259,12 +272,9 @@ impl Proxy {
     }
 
     /// The database of a session whose statements are looked at.
-    async fn database(&self, message: &StartupMessage<'_>) -> Result<Option<Lease>, Refusal> {
-        if message.replication || message.version.0 != 3 || message.database.is_empty() {
-            return Ok(None);
-        }
+    async fn database(&self, message: &StartupMessage<'_>) -> Result<Lease, Refusal> {
         match std::str::from_utf8(message.database) {
-            Ok(name) => Ok(Some(self.parts.databases.get(name).await?)),
+            Ok(name) => Ok(self.parts.databases.get(name, For::Role(message.user)).await?),
             // Such a name cannot be asked for over the control connection; the server decides.
             Err(_) => Err(Refusal::Catalog(LoadError::Control {
                 database: String::from_utf8_lossy(message.database).into_owned(),
@@ -339,6 +349,11 @@ impl Proxy {
         let _unwritten = client.try_write(&message);
         client.shutdown().await;
     }
+}
+
+/// Whether the statements of a session are looked at.
+const fn is_watched(message: &StartupMessage<'_>) -> bool {
+    !message.replication && message.version.0 == 3 && !message.database.is_empty()
 }
 
 fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {

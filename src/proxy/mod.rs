@@ -1,5 +1,6 @@
 //! The shell: the only room with the sockets of clients and servers.
 
+pub mod authentication;
 pub mod busy_poll;
 pub mod cancel;
 pub mod connect;

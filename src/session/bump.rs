@@ -85,9 +85,9 @@ impl<'a> One<'a> {
         statements: &'b str,
         known: bool,
         condition: Condition,
-    ) -> [Option<&'b str>; 6] {
+    ) -> [Option<&'b str>; 5] {
         let known = if known { "true" } else { "false" };
-        [tenant, Some(self.domain), Some(statements), Some(known), Some(condition.sql()), Some(SUMMARY)]
+        [tenant, Some(self.domain), Some(statements), Some(known), Some(condition.sql())]
     }
 }
 
@@ -107,6 +107,7 @@ impl Condition {
         match self {
             Self::Always => "always",
             Self::IfWritten => "written",
+            // Another function says it: `turbo.fn_bump_if_moved`.
             Self::IfMoved => "moved",
         }
     }
@@ -259,15 +260,15 @@ enum FromZero<'a> {
 impl<'a> FromZero<'a> {
     const fn sql(self) -> &'static str {
         match self {
-            Self::These(_) => "SELECT turbo.fn_measured($1, $2, $3, $4)",
-            Self::Every(_) => "SELECT turbo.fn_measured_every($1, $2)",
+            Self::These(_) => "SELECT turbo.fn_measured($1, $2, $3)",
+            Self::Every(_) => "SELECT turbo.fn_measured_every($1)",
         }
     }
 
     const fn types(self) -> &'static [u32] {
         match self {
-            Self::These(_) => &[OID_ARRAY, TEXT, TEXT_ARRAY, BOOL],
-            Self::Every(_) => &[OID_ARRAY, TEXT],
+            Self::These(_) => &[OID_ARRAY, TEXT_ARRAY, BOOL],
+            Self::Every(_) => &[OID_ARRAY],
         }
     }
 
@@ -279,13 +280,13 @@ impl<'a> FromZero<'a> {
     }
 
     /// As many as there are types.
-    fn parameters(self) -> [Option<&'a str>; 4] {
+    fn parameters(self) -> [Option<&'a str>; 3] {
         match self {
             Self::These(scope) => {
                 let parts = if scope.parted { "true" } else { "false" };
-                [Some(&scope.relations), Some(SUMMARY), Some(&scope.domains), Some(parts)]
+                [Some(&scope.relations), Some(&scope.domains), Some(parts)]
             }
-            Self::Every(relations) => [Some(relations), Some(SUMMARY), None, None],
+            Self::Every(relations) => [Some(relations), None, None],
         }
     }
 }
@@ -333,6 +334,10 @@ impl Injector {
     /// Messages that remember the counters.
     #[must_use]
     pub fn measure_begin(&self, measured: &Measured) -> Vec<u8> {
+        if measured.portion == Portion::Next {
+            let parameters = [measured.relations(), Some("true")];
+            return self.group_of("SELECT turbo.fn_measure_begin($1, $2)", &[OID_ARRAY, BOOL], &parameters);
+        }
         self.group_of("SELECT turbo.fn_measure_begin($1)", &[OID_ARRAY], &[measured.relations()])
     }
 
@@ -344,15 +349,14 @@ impl Injector {
             return self.group_of(call.sql(), call.types(), parameters.get(..call.types().len()).unwrap_or_default());
         }
         self.group_of(
-            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, TEXT, OID_ARRAY, BOOL, TEXT],
+            "SELECT turbo.fn_measure_end($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[OID_ARRAY, TEXT_ARRAY, TEXT, TEXT_ARRAY, OID_ARRAY, TEXT, OID_ARRAY, BOOL, TEXT],
             &[
                 measured.relations(),
                 Some(measured.domains()),
                 Some(measured.scope()),
                 Some(&self.settings),
                 Some(&measured.deferred),
-                Some(SUMMARY),
                 Some(measured.portion.sql()),
                 measured.triggers(),
                 Some(if measured.is_plain(&self.settings) { "true" } else { "false" }),
@@ -426,8 +430,8 @@ impl Injector {
             let (tenant, statements) = (one.tenant.map(|tenant| tenant.to_string()), one.statements.to_string());
             let known = one.is_known(keys);
             return self.group_of(
-                "SELECT turbo.fn_bump_one($1, $2, $3, $4, $5, $6)",
-                &[UUID, TEXT, INT8, BOOL, TEXT, TEXT],
+                "SELECT turbo.fn_bump_one($1, $2, $3, $4, $5)",
+                &[UUID, TEXT, INT8, BOOL, TEXT],
                 &one.parameters(tenant.as_deref(), &statements, known, condition),
             );
         }
@@ -478,13 +482,12 @@ impl Injector {
             return format!("{function}({}) AS \"{}\"", words.join(", "), self.name);
         }
         format!(
-            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}, {}{}{}{}) AS \"{}\"",
+            "SELECT turbo.fn_measure_end({}, {}, {}, {}, {}{}{}{}) AS \"{}\"",
             measured.relations_sql(),
             literal(measured.domains()),
             literal(measured.scope()),
             literal(&self.settings),
             literal(&measured.deferred),
-            literal(SUMMARY),
             measured.triggers().map(|known| format!(", triggers => {}", literal(known))).unwrap_or_default(),
             if measured.is_plain(&self.settings) { ", plain => true" } else { "" },
             measured.before().map(|counters| format!(", before => {}", literal(counters))).unwrap_or_default(),
@@ -497,27 +500,29 @@ impl Injector {
     pub fn bump_sql(&self, bumps: &Bumps, condition: Condition, relations: &str, keys: Option<&KnownKeys>) -> String {
         if let Some(one) = One::of(bumps).filter(|_| condition != Condition::IfMoved) {
             return format!(
-                "SELECT turbo.fn_bump_one({}, {}, '{}', '{}', {}, {}) AS \"{}\"",
+                "SELECT turbo.fn_bump_one({}, {}, '{}', '{}', {}) AS \"{}\"",
                 one.tenant.map_or_else(|| "NULL".to_owned(), |tenant| format!("'{tenant}'")),
                 literal(one.domain),
                 one.statements,
                 one.is_known(keys),
                 literal(condition.sql()),
-                literal(SUMMARY),
                 self.name
             );
         }
         let arrays = Arrays::new(bumps);
+        let (function, last) = match condition {
+            Condition::IfMoved => ("fn_bump_if_moved", literal(relations)),
+            Condition::Always | Condition::IfWritten => {
+                ("fn_bump", format!("{}, {}", literal(condition.sql()), literal(SUMMARY)))
+            }
+        };
         format!(
-            "SELECT turbo.fn_bump({}, {}, {}, {}, {}, {}, {}{}) AS \"{}\"",
+            "SELECT turbo.{function}({}, {}, {}, {}, {}, {last}) AS \"{}\"",
             literal(&arrays.groups),
             literal(&arrays.statements),
             literal(&arrays.tenants),
             literal(&arrays.domains),
             literal(&self.settings),
-            literal(condition.sql()),
-            literal(SUMMARY),
-            if condition == Condition::IfMoved { format!(", {}", literal(relations)) } else { String::new() },
             self.name
         )
     }
@@ -601,7 +606,7 @@ mod tests {
                 baseline: Baseline::Remembered,
                 flat: true,
             }),
-            "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}', 'turnstile') AS \"_t1\""
+            "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}') AS \"_t1\""
         );
     }
 }

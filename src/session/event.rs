@@ -51,8 +51,8 @@ pub enum Event {
     MeasuredBumps(u64),
     /// Log rows were inserted for every domain, because nothing could be measured.
     BlindBumps(u64),
-    /// The server measured something else than the analysis had said.
-    AuditDisagreement,
+    /// A statement changed what its measurement had remembered: every domain is bumped behind it.
+    ForgedMeasurement,
     /// A bump had to wait for command tags that had not come.
     Waited,
     /// A text that we had added to was sent again as the client wrote it.

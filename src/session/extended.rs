@@ -129,11 +129,16 @@ impl Session {
             self.note_ddl(out);
         }
         let audited = self.audit(&act, &portal, out);
+        // What a statement in between did to the note of what is bumped already, nobody knows.
+        let goes_on = self.portion_of.take().is_some_and(|name| execute_portal(body) == Some(&*name));
         let portion = match (portal.executed, execute_rows(body)) {
-            (true, _) => Portion::Next,
+            (true, _) if goes_on => Portion::Next,
             (false, 0) => Portion::Whole,
-            (false, _) => Portion::First,
+            _ => Portion::First,
         };
+        if portion != Portion::Whole {
+            self.portion_of = execute_portal(body).map(Box::from);
+        }
         let moves = moves_counters(&act) || portal.ddl;
         let execution = Execution { scope: portal.scope.as_ref(), portion, copy_in: portal.copy_in };
         let write = self.execute(act, execution, out);

@@ -127,6 +127,8 @@ pub struct Output {
     pub to_client: Vec<u8>,
     /// For counters and logs.
     pub events: Vec<Event>,
+    /// Where the server measured something else than the analysis had said, as JSON: for `turbo.fn_audit_note`.
+    pub findings: Vec<String>,
 }
 
 /// What the shell knows about the session's database right now.
@@ -146,8 +148,6 @@ struct ServerSettings {
     characters: Characters,
     /// The server takes our texts for what they are: UTF-8.
     utf8: bool,
-    /// A hot standby: nothing can be written.
-    standby: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +200,10 @@ pub struct Session {
     open_measurement: Option<OpenMeasurement>,
     /// What is known of the server's counters.
     counters: Counters,
+    /// The proof of what the measurement at hand has remembered on the server.
+    remembered: Option<Box<[u8]>>,
+    /// The portal of which a portion was measured, if no other statement was sent since.
+    portion_of: Option<Box<[u8]>>,
     /// Outstanding messages that may change how strings are read.
     settings_in_flight: usize,
     /// A statement may have changed how strings are read: the end of its transaction may change it back.
@@ -242,7 +246,6 @@ impl Session {
                 lexable: true,
                 characters: Characters::Utf8,
                 utf8: true,
-                standby: false,
             },
             phase: Phase::Starting,
             status: TransactionStatus::Idle,
@@ -256,6 +259,8 @@ impl Session {
             copy_tenants: None,
             open_measurement: None,
             counters: Counters::default(),
+            remembered: None,
+            portion_of: None,
             settings_in_flight: 0,
             settings_unsettled: false,
             copies_in_flight: 0,
@@ -352,6 +357,9 @@ impl Session {
 
     fn on_statement_message(&mut self, message_type: u8, body: &[u8], whole: bool, out: &mut Output) -> ClientStep {
         self.end_measurement(out);
+        if message_type != frontend::EXECUTE {
+            self.portion_of = None;
+        }
         match message_type {
             frontend::QUERY if whole => self.on_query(body, out),
             frontend::QUERY => self.on_opaque_query(out),
@@ -458,8 +466,11 @@ impl Session {
     }
 
     /// Whether versions are kept here at all.
+    ///
+    /// On a hot standby too: that the server said so when the session began is no reason to skip anything, since it may
+    /// have been promoted, and behind a pooler nobody says. There our statements find nothing written.
     fn is_active(&self) -> bool {
-        self.view.analyzer.catalog.installed && !self.settings.standby
+        self.view.analyzer.catalog.installed
     }
 
     /// Whether an answer of the server will tell what the context is.
@@ -611,7 +622,6 @@ impl Session {
                 self.settings.characters = Characters::of_encoding(value);
                 self.settings.utf8 = value.eq_ignore_ascii_case(b"UTF8");
             }
-            b"in_hot_standby" => self.settings.standby = value == b"on",
             _ => {}
         }
     }

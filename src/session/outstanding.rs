@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::prepared::Undo;
-use super::rewrite::PositionMap;
+use super::rewrite::{PositionMap, Turns};
 use crate::effect::keys::Key;
 
 /// What a client's simple query waits for.
@@ -61,6 +61,8 @@ pub struct Rewrite {
     pub original: Vec<u8>,
     /// The way back.
     pub map: PositionMap,
+    /// Whose replies come next.
+    pub turns: Turns,
     /// It is one statement, sent outside of a block: one that refuses a block can be sent again.
     pub alone: bool,
 }

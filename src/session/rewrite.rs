@@ -65,6 +65,33 @@ pub struct PositionMap {
     inserted: Vec<(usize, usize)>,
 }
 
+/// Whose statement of a longer text is at work: its replies are ours or the client's by position, whatever they look like.
+/// Each statement ends with one CommandComplete.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Turns {
+    /// How many statements of the client's stand before each of ours; in order.
+    ours: Vec<usize>,
+    ours_done: usize,
+    clients_done: usize,
+}
+
+impl Turns {
+    /// Whether a statement of ours is at work, or the next one to be.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.ours.get(self.ours_done).is_some_and(|before| *before <= self.clients_done)
+    }
+
+    /// A statement has ended.
+    pub fn next(&mut self) {
+        if self.is_ours() {
+            self.ours_done += 1;
+        } else {
+            self.clients_done += 1;
+        }
+    }
+}
+
 impl PositionMap {
     /// Where position `position` (from 1) of the longer text lies.
     #[must_use]
@@ -93,6 +120,8 @@ pub struct Rewriter<'a> {
     text: Vec<u8>,
     length: usize,
     map: PositionMap,
+    /// Bytes of the client's text before each of our statements.
+    at: Vec<usize>,
 }
 
 impl<'a> Rewriter<'a> {
@@ -100,7 +129,7 @@ impl<'a> Rewriter<'a> {
     #[must_use]
     pub fn new(original: &'a [u8], characters: Characters) -> Self {
         let text = Vec::with_capacity(original.len() + 512);
-        Self { original, characters, copied: 0, text, length: 0, map: PositionMap::default() }
+        Self { original, characters, copied: 0, text, length: 0, map: PositionMap::default(), at: Vec::new() }
     }
 
     /// Inserts a statement before the one that starts at byte `at`.
@@ -116,6 +145,7 @@ impl<'a> Rewriter<'a> {
 
     fn insert(&mut self, at: usize, sql: &str) {
         self.copy_to(at);
+        self.at.push(at);
         self.map.inserted.push((self.length, sql.chars().count()));
         self.text.extend_from_slice(sql.as_bytes());
         self.length += sql.chars().count();
@@ -134,11 +164,12 @@ impl<'a> Rewriter<'a> {
         self.map.inserted.is_empty()
     }
 
-    /// The longer text and the way back.
+    /// The longer text, the way back, and whose turn it is; the client's statements end at these bytes of its text.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<u8>, PositionMap) {
+    pub fn finish(mut self, ends: &[usize]) -> (Vec<u8>, PositionMap, Turns) {
         self.copy_to(self.original.len());
-        (self.text, self.map)
+        let ours = self.at.iter().map(|at| ends.partition_point(|end| end <= at)).collect();
+        (self.text, self.map, Turns { ours, ..Turns::default() })
     }
 }
 
@@ -154,8 +185,12 @@ mod tests {
         rewriter.before(0, "A");
         rewriter.behind(9, "BB");
         rewriter.behind(original.len(), "C");
-        let (text, map) = rewriter.finish();
+        let (text, map, mut turns) = rewriter.finish(&[9, original.len()]);
         assert_eq!(std::str::from_utf8(&text).unwrap(), "A;INSERT ä\n;BB; SELECT x\n;C");
+        for ours in [true, false, true, false, true, false] {
+            assert_eq!(turns.is_ours(), ours, "{turns:?}");
+            turns.next();
+        }
         let rows = [
             (1, Origin::Ours),
             (2, Origin::Ours),

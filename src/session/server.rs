@@ -113,7 +113,15 @@ impl Session {
 
     /// What a function of ours says: log rows, and letters behind them (`turbo.fn_measure_end`).
     fn on_result(&mut self, purpose: Purpose, text: &[u8], out: &mut Output) {
+        if let Some(finding) = text.strip_prefix(b"d") {
+            out.findings.push(String::from_utf8_lossy(finding).into_owned());
+            return;
+        }
         report_result(purpose, text, &mut out.events);
+        if purpose == Purpose::BumpAll && text == b"-1" && self.late_ready.is_some() {
+            // Transactions are read-only here unless they say otherwise.
+            out.events.push(Event::LateBumpFailed(self.outstanding.take_late()));
+        }
         for letter in text.split(|byte| *byte == b' ').skip(1) {
             match letter {
                 // The measured statement has made its transaction read-only.
@@ -121,8 +129,21 @@ impl Session {
                 // What was measured has changed definitions.
                 b"c" => self.note_ddl(out),
                 b"f" if !self.view.analyzer.catalog.pooled => self.counters.on_flush(),
-                _ => {}
+                _ => self.on_proof(letter, out),
             }
+        }
+    }
+
+    /// The proof of what a measurement has remembered, and of what its end has found: a client's statement in between
+    /// that sets it to something else proves nothing.
+    fn on_proof(&mut self, letter: &[u8], out: &mut Output) {
+        match letter.split_first() {
+            Some((b'b', proof)) => self.remembered = Some(proof.into()),
+            Some((b'e', proof)) if self.remembered.as_deref() != Some(proof) => {
+                out.events.push(Event::ForgedMeasurement);
+                self.bumps_owed = self.bumps_owed.saturating_add(1);
+            }
+            _ => {}
         }
     }
 
@@ -143,7 +164,7 @@ impl Session {
         let column = self.injector.column();
         let Some(Request::Query(query)) = self.outstanding.front_mut() else { return ServerStep::Forward };
         match message_type {
-            backend::ROW_DESCRIPTION if query.rewrite.is_some() && first_column_name(body) == Some(column) => {
+            backend::ROW_DESCRIPTION if query.is_turn_of_ours() && first_column_name(body) == Some(column) => {
                 query.swallowing = true;
                 return ServerStep::Drop;
             }
@@ -154,10 +175,12 @@ impl Session {
             }
             backend::COMMAND_COMPLETE if query.swallowing => {
                 query.swallowing = false;
+                query.end_turn();
                 query.release(out);
                 return ServerStep::Drop;
             }
             backend::COMMAND_COMPLETE if query.rewrite.is_some() => {
+                query.end_turn();
                 query.release(out);
                 query.withheld = Some(encode::message(message_type, body));
                 return ServerStep::Drop;
@@ -652,6 +675,16 @@ impl Session {
 }
 
 impl QueryRequest {
+    fn is_turn_of_ours(&self) -> bool {
+        self.rewrite.as_ref().is_some_and(|rewrite| rewrite.turns.is_ours())
+    }
+
+    fn end_turn(&mut self) {
+        if let Some(rewrite) = &mut self.rewrite {
+            rewrite.turns.next();
+        }
+    }
+
     /// Gives the client the command tag or the description of rows that was withheld.
     fn release(&mut self, out: &mut Output) {
         if let Some(tag) = self.withheld.take() {
@@ -691,14 +724,12 @@ fn forward_with_position(
 /// Our functions return one number: log rows, negative where every domain was bumped blindly.
 fn report_result(purpose: Purpose, text: &[u8], events: &mut Vec<Event>) {
     let Ok(text) = std::str::from_utf8(text) else { return };
-    if text.starts_with('d') {
-        return events.push(Event::AuditDisagreement);
-    }
     let rows = text.split(' ').next().unwrap_or_default();
     let Ok(rows) = rows.parse::<i64>() else { return };
     let count = rows.unsigned_abs();
     match purpose {
         _ if rows == 0 => {}
+        Purpose::BumpAll if rows < 0 => {}
         _ if rows < 0 => events.push(Event::BlindBumps(count)),
         Purpose::BumpAll => events.push(Event::BlindBumps(count)),
         Purpose::MeasureEnd => events.push(Event::MeasuredBumps(count)),

@@ -255,9 +255,10 @@ impl Session {
         query.bump_before_commit =
             had_pending && context == Context::Block && analysis.statements.first().is_some_and(ends_block);
         let alone = alone && context == Context::Implicit && !self.unit.open;
-        let (longer, map) = rewriter.finish();
+        let ends: Vec<usize> = analysis.statements.iter().map(|statement| statement.span.1).collect();
+        let (longer, map, turns) = rewriter.finish(&ends);
         encode::query(&longer, &mut out.to_server);
-        query.rewrite = Some(Rewrite { original: text.to_owned(), map, alone });
+        query.rewrite = Some(Rewrite { original: text.to_owned(), map, turns, alone });
         query.learns = position.learns.filter(|_| alone);
         self.relay_query(query);
         ClientStep::Replace

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::effect::unknown::UnknownReason;
 use crate::session::{Event, StatementClass};
+use crate::versions::fold::Log;
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
@@ -27,6 +28,9 @@ pub const METRICS: &[(&str, &str)] = &[
     ("turnstile_sent_again_total", "Texts that were sent again as the client wrote them."),
     ("turnstile_late_bumps_total", "Bumps that followed in a transaction of their own, unforeseen."),
     ("turnstile_audit_disagreements_total", "Disagreements that audits found, by kind: statement, around."),
+    ("turnstile_forged_measurements_total", "Statements that changed what their measurement had remembered."),
+    ("turnstile_log_rows", "Log rows that are not folded, up to 100,000, of a database."),
+    ("turnstile_log_age_seconds", "Age of the oldest log row that is not folded, of a database."),
     ("turnstile_injection_failures_total", "Bumps that failed: with the transaction, or late."),
     ("turnstile_folded_rows_total", "Log rows that the fold worker moved to the base."),
     ("turnstile_schema_installed", "1 where the turbo schema is installed, by database; 0: relayed without versions."),
@@ -62,6 +66,7 @@ pub struct Metrics {
     late_bumps: Counter,
     audit_statement: Counter,
     audit_around: Counter,
+    forged: Counter,
     injection_failures: Counter,
     folded: Counter,
     latency: Vec<Mutex<Histogram<u64>>>,
@@ -130,6 +135,7 @@ impl Metrics {
             late_bumps: plain("turnstile_late_bumps_total"),
             audit_statement: counter("turnstile_audit_disagreements_total", vec![Label::new("kind", "statement")]),
             audit_around: counter("turnstile_audit_disagreements_total", vec![Label::new("kind", "around")]),
+            forged: plain("turnstile_forged_measurements_total"),
             injection_failures: plain("turnstile_injection_failures_total"),
             folded: plain("turnstile_folded_rows_total"),
             latency: (0..LATENCY_SHARDS).map(|_| latency()).collect(),
@@ -166,6 +172,20 @@ impl Metrics {
         self.audit_around.increment(1);
     }
 
+    /// A statement did something else than its analysis said.
+    pub fn audit_statement(&self) {
+        self.audit_statement.increment(1);
+    }
+
+    /// What a database's log holds.
+    pub fn set_log(&self, database: &str, log: Log) {
+        let labels = || vec![Label::new("database", database.to_owned())];
+        let gauge = |name: &'static str| self.recorder.register_gauge(&Key::from_parts(name, labels()), &METADATA);
+        // Far below 2^52.
+        gauge("turnstile_log_rows").set(f64::from(i32::try_from(log.rows).unwrap_or(i32::MAX)));
+        gauge("turnstile_log_age_seconds").set(log.age);
+    }
+
     /// The fold worker moved rows.
     pub fn folded(&self, rows: u64) {
         self.folded.increment(rows);
@@ -194,7 +214,7 @@ impl Metrics {
             Event::SentAgain => self.sent_again.increment(1),
             Event::LateBump => self.late_bumps.increment(1),
             Event::InjectionFailed | Event::LateBumpFailed(_) => self.injection_failures.increment(1),
-            Event::AuditDisagreement => self.audit_statement.increment(1),
+            Event::ForgedMeasurement => self.forged.increment(1),
             Event::CatalogChanged => {}
         }
     }

@@ -23,20 +23,34 @@ const PAUSES: u32 = 4;
 /// Longest pause behind a fold that took long for another reason, a network's for instance.
 const BUSY: Duration = Duration::from_secs(30);
 
+/// Pause between two looks at how long the log is, and how old its oldest row.
+const LOG_LOOK: Duration = Duration::from_secs(10);
+
+/// Log rows that wait longer than this to be folded are worth a warning: reading versions becomes slower.
+const LOG_AGE_MAX: Duration = Duration::from_secs(60);
+
 /// Folds until `stop`.
 pub async fn run(database: Arc<Database>, config: Arc<Config>, metrics: Arc<Metrics>, stop: CancellationToken) {
     let mut pause = config.fold_interval;
+    let mut looked: Option<Instant> = None;
+    let mut idle = true;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
         if !database.view().analyzer.catalog.installed {
+            metrics.set_log(&database.name, Log::default());
             continue;
         }
+        if looked.is_none_or(|looked| looked.elapsed() >= LOG_LOOK) {
+            looked = Some(Instant::now());
+            look_at_log(&database, &metrics).await;
+        }
         let start = Instant::now();
-        match fold_once(&database).await {
+        match fold_once(&database, idle).await {
             Ok(rows) => {
+                idle = rows == 0;
                 metrics.folded(rows);
                 pause = next_pause(config.fold_interval, rows, start.elapsed(), pause);
             }
@@ -48,10 +62,42 @@ pub async fn run(database: Arc<Database>, config: Arc<Config>, metrics: Arc<Metr
     }
 }
 
-/// Log rows folded; 0 when there was nothing to do or another folder is at work.
-async fn fold_once(database: &Database) -> Result<u64, ControlError> {
+/// What is not folded yet.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Log {
+    /// Rows, up to one fold's.
+    pub rows: i64,
+    /// Seconds since the oldest was written.
+    pub age: f64,
+}
+
+async fn look_at_log(database: &Database, metrics: &Metrics) {
+    match log(database).await {
+        Ok(log) => {
+            metrics.set_log(&database.name, log);
+            if log.age > LOG_AGE_MAX.as_secs_f64() {
+                tracing::warn!(
+                    database = %database.name, rows = log.rows, seconds = log.age,
+                    "the bump log is not folded: versions are right, but reading them becomes slower; see turbo.tb_fold_state, and whether another process holds a lock there"
+                );
+            }
+        }
+        Err(error) => tracing::debug!(database = %database.name, %error, "cannot look at the bump log"),
+    }
+}
+
+async fn log(database: &Database) -> Result<Log, ControlError> {
     let client = database.pool().get().await?;
-    let row = client.query_one("SELECT turbo.fn_fold($1)", &[&limits::FOLD_ROWS_MAX]).await?;
+    let sql = "SELECT count(*), coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - min(l.bumped_at)), 0)::float8 \
+                 FROM (SELECT b.bumped_at FROM turbo.tb_bump b LIMIT $1) l";
+    let row = client.query_one(sql, &[&i64::from(limits::FOLD_ROWS_MAX)]).await?;
+    Ok(Log { rows: row.try_get(0)?, age: row.try_get(1)? })
+}
+
+/// Log rows folded; 0 when there was nothing to do or another folder is at work.
+async fn fold_once(database: &Database, idle: bool) -> Result<u64, ControlError> {
+    let client = database.pool().get().await?;
+    let row = client.query_one("SELECT turbo.fn_fold($1, idle => $2)", &[&limits::FOLD_ROWS_MAX, &idle]).await?;
     let rows: i32 = row.try_get(0)?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }

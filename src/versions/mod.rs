@@ -7,19 +7,44 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-/// One step of the schema, applied in a transaction of its own.
+/// One step of the tables, applied in a transaction of its own, frozen once released.
 struct Migration {
     version: i32,
     name: &'static str,
     sql: &'static str,
+    /// Checksums of other texts that have made the same tables.
+    former: &'static [&'static str],
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "versions", sql: include_str!("migrations/0001_versions.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "tables",
+        sql: include_str!("migrations/0001_tables.sql"),
+        // Commit 3bc8d0b: with functions, which are files of their own since.
+        former: &["666c3c74389b3cad5f3166cee38d5921ca17b086509de74f52bb7f7a0b9ff675"],
+    },
+    Migration { version: 2, name: "hardened", sql: include_str!("migrations/0002_hardened.sql"), former: &[] },
+];
 
-/// Version of the schema that this program works with.
-pub const SCHEMA_VERSION: i32 = 1;
+/// Functions, views and grants by topic, in this order: made anew where their texts differ from what is installed.
+const FUNCTIONS: &[(&str, &str)] = &[
+    ("tracked", include_str!("functions/tracked.sql")),
+    ("bump", include_str!("functions/bump.sql")),
+    ("read", include_str!("functions/read.sql")),
+    ("measure", include_str!("functions/measure.sql")),
+    ("audit", include_str!("functions/audit.sql")),
+    ("fold", include_str!("functions/fold.sql")),
+    ("grants", include_str!("functions/grants.sql")),
+];
+
+/// Version of the tables that this program works with.
+pub const SCHEMA_VERSION: i32 = 2;
+
+/// Counts what the program asks of the functions: it works with this number only.
+const COMPATIBILITY: i32 = 1;
 
 /// What is in a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,14 +53,26 @@ pub enum SchemaState {
     Absent,
     /// Of this program's version.
     Current,
+    /// The tables are of this program's version, and its functions work, but their text is another one.
+    Compatible,
     /// Of an older version.
     Older(i32),
     /// Of a newer version.
     Newer(i32),
     /// A schema of that name that Turnstile did not make.
     Foreign,
+    /// Its objects are there, but not what says of which version they are: a dump is being restored, or one without data was.
+    Incomplete,
     /// Of this version by number, but not as this program would make it.
     Different(i32),
+}
+
+impl SchemaState {
+    /// Whether this program can work with it.
+    #[must_use]
+    pub const fn is_usable(&self) -> bool {
+        matches!(self, Self::Current | Self::Compatible)
+    }
 }
 
 impl fmt::Display for SchemaState {
@@ -43,9 +80,13 @@ impl fmt::Display for SchemaState {
         match self {
             Self::Absent => f.write_str("schema turbo is not installed; run `turnstile install`"),
             Self::Current => write!(f, "schema turbo is installed, version {SCHEMA_VERSION}"),
+            Self::Compatible => write!(
+                f,
+                "schema turbo is installed, version {SCHEMA_VERSION}, with functions of another build; `turnstile install` makes them this one's"
+            ),
             Self::Older(version) => write!(
                 f,
-                "schema turbo has version {version}, this turnstile works with {SCHEMA_VERSION}; run `turnstile install`, or serve with --install"
+                "schema turbo has version {version}, this turnstile works with {SCHEMA_VERSION}; run `turnstile install`, or serve with --install: versions stay"
             ),
             Self::Newer(version) => write!(
                 f,
@@ -54,9 +95,12 @@ impl fmt::Display for SchemaState {
             Self::Foreign => {
                 f.write_str("there is a schema turbo that turnstile did not make; rename it, or use another database")
             }
+            Self::Incomplete => f.write_str(
+                "schema turbo is not complete: a dump is being restored, or was without its data; if nothing is being restored, DROP SCHEMA turbo CASCADE and run `turnstile install` (versions begin at 0 then)",
+            ),
             Self::Different(version) => write!(
                 f,
-                "migration {version} of schema turbo was applied from another text than this turnstile's; it is of a development version: uninstall and install again"
+                "migration {version} of schema turbo was applied from another text than this turnstile's: it is of a development version that cannot be upgraded"
             ),
         }
     }
@@ -76,8 +120,24 @@ pub enum SchemaError {
     InUse(String),
 }
 
-fn checksum(migration: &Migration) -> String {
-    Sha256::digest(migration.sql).iter().map(|byte| format!("{byte:02x}")).collect()
+fn checksum<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    texts.for_each(|text| hash.update(text));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Migration {
+    fn checksum(&self) -> String {
+        checksum(std::iter::once(self.sql))
+    }
+
+    fn made(&self, applied: &str) -> bool {
+        self.former.contains(&applied) || self.checksum() == applied
+    }
+}
+
+fn functions_checksum() -> String {
+    checksum(FUNCTIONS.iter().map(|(_, sql)| *sql))
 }
 
 /// Looks what is there.
@@ -87,12 +147,18 @@ fn checksum(migration: &Migration) -> String {
 pub async fn state(client: &Client) -> Result<SchemaState, tokio_postgres::Error> {
     let row = client
         .query_one(
-            "SELECT pg_catalog.to_regnamespace('turbo') IS NOT NULL, pg_catalog.to_regclass('turbo.tb_schema_migration') IS NOT NULL",
+            "SELECT pg_catalog.to_regnamespace('turbo') IS NOT NULL, \
+                    pg_catalog.to_regclass('turbo.tb_schema_migration') IS NOT NULL, \
+                    pg_catalog.to_regclass('turbo.tb_schema_code') IS NOT NULL, \
+                    pg_catalog.to_regclass('turbo.tb_bump') IS NOT NULL",
             &[],
         )
         .await?;
-    match (row.try_get(0)?, row.try_get(1)?) {
+    let (schema, migrations, code, log): (bool, bool, bool, bool) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    match (schema, migrations) {
         (false, _) => return Ok(SchemaState::Absent),
+        (true, false) if log => return Ok(SchemaState::Incomplete),
         (true, false) => return Ok(SchemaState::Foreign),
         (true, true) => {}
     }
@@ -102,24 +168,59 @@ pub async fn state(client: &Client) -> Result<SchemaState, tokio_postgres::Error
         last = row.try_get(0)?;
         let applied: String = row.try_get(1)?;
         let known = MIGRATIONS.iter().find(|migration| migration.version == last);
-        if known.is_some_and(|migration| checksum(migration) != applied) {
+        if known.is_some_and(|migration| !migration.made(&applied)) {
             return Ok(SchemaState::Different(last));
         }
     }
-    Ok(match last.cmp(&SCHEMA_VERSION) {
+    match last.cmp(&SCHEMA_VERSION) {
+        _ if last == 0 => return Ok(SchemaState::Incomplete),
+        std::cmp::Ordering::Less => return Ok(SchemaState::Older(last)),
+        std::cmp::Ordering::Greater => return Ok(SchemaState::Newer(last)),
+        std::cmp::Ordering::Equal => {}
+    }
+    if !code {
+        return Ok(SchemaState::Incomplete);
+    }
+    let Some(row) = client.query_opt("SELECT compatibility, checksum FROM turbo.tb_schema_code", &[]).await? else {
+        return Ok(SchemaState::Incomplete);
+    };
+    let (compatibility, checksum): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(match compatibility.cmp(&COMPATIBILITY) {
         std::cmp::Ordering::Less => SchemaState::Older(last),
-        std::cmp::Ordering::Equal => SchemaState::Current,
         std::cmp::Ordering::Greater => SchemaState::Newer(last),
+        std::cmp::Ordering::Equal if checksum == functions_checksum() => SchemaState::Current,
+        std::cmp::Ordering::Equal => SchemaState::Compatible,
     })
 }
+
+/// What the installed texts rely on, whatever the role's and the database's settings are.
+const INSTALL_SETTINGS: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL standard_conforming_strings = on; \
+     SET LOCAL client_min_messages = warning; SET LOCAL default_tablespace = ''; \
+     SET LOCAL default_table_access_method = heap; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'";
 
 /// Installs or upgrades; does nothing when the schema is current. Safe to run at the same time.
 ///
 /// # Errors
 /// [`SchemaError`]; the schema is then as it was.
 pub async fn install(client: &Client) -> Result<(), SchemaError> {
-    client.batch_execute("BEGIN; SELECT pg_catalog.pg_advisory_xact_lock(5282, 1)").await?;
-    match install_locked(client).await {
+    match install_once(client).await {
+        // Somebody else has just made it.
+        Err(SchemaError::Server(error))
+            if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_SCHEMA)) =>
+        {
+            install_once(client).await
+        }
+        result => result,
+    }
+}
+
+async fn install_once(client: &Client) -> Result<(), SchemaError> {
+    client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
+    let installed = async {
+        client.batch_execute(INSTALL_SETTINGS).await?;
+        install_in_transaction(client).await
+    };
+    match installed.await {
         Ok(()) => Ok(client.batch_execute("COMMIT").await?),
         Err(error) => {
             client.batch_execute("ROLLBACK").await?;
@@ -128,8 +229,14 @@ pub async fn install(client: &Client) -> Result<(), SchemaError> {
     }
 }
 
-async fn install_locked(client: &Client) -> Result<(), SchemaError> {
-    let from = match state(client).await? {
+async fn install_in_transaction(client: &Client) -> Result<(), SchemaError> {
+    let mut before = state(client).await?;
+    if matches!(before, SchemaState::Older(_) | SchemaState::Compatible) {
+        // One at a time; what another one did meanwhile is seen behind it.
+        client.batch_execute("LOCK TABLE turbo.tb_schema_migration IN EXCLUSIVE MODE").await?;
+        before = state(client).await?;
+    }
+    let from = match before {
         SchemaState::Current => return Ok(()),
         SchemaState::Absent => {
             client
@@ -138,11 +245,13 @@ async fn install_locked(client: &Client) -> Result<(), SchemaError> {
                      COMMENT ON SCHEMA turbo IS 'Versions of domains, kept by Turnstile.'; \
                      CREATE TABLE turbo.tb_schema_migration (version int PRIMARY KEY, name text NOT NULL, \
                        checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now(), \
-                       applied_by text NOT NULL DEFAULT current_user)",
+                       applied_by text NOT NULL DEFAULT current_user); \
+                     GRANT ALL ON turbo.tb_schema_migration TO CURRENT_USER",
                 )
                 .await?;
             0
         }
+        SchemaState::Compatible => SCHEMA_VERSION,
         SchemaState::Older(version) => version,
         other => return Err(SchemaError::State(other)),
     };
@@ -151,10 +260,22 @@ async fn install_locked(client: &Client) -> Result<(), SchemaError> {
         client
             .execute(
                 "INSERT INTO turbo.tb_schema_migration (version, name, checksum) VALUES ($1, $2, $3)",
-                &[&migration.version, &migration.name, &checksum(migration)],
+                &[&migration.version, &migration.name, &migration.checksum()],
             )
             .await?;
     }
+    for (_, sql) in FUNCTIONS {
+        client.batch_execute(sql).await?;
+    }
+    client
+        .batch_execute("GRANT ALL ON turbo.tb_schema_code TO CURRENT_USER; DELETE FROM turbo.tb_schema_code WHERE true")
+        .await?;
+    client
+        .execute(
+            "INSERT INTO turbo.tb_schema_code (compatibility, checksum) VALUES ($1, $2)",
+            &[&COMPATIBILITY, &functions_checksum()],
+        )
+        .await?;
     Ok(())
 }
 
@@ -233,6 +354,31 @@ pub async fn register_domains(client: &Client, domains: &[String]) -> Result<(),
     Ok(())
 }
 
+/// Publications that take in tables of the schema, each with how it does: a subscriber without the schema stops at the first
+/// change of one of them.
+///
+/// # Errors
+/// Of the connection.
+pub async fn published_by(client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT DISTINCT p.pubname::text FROM pg_catalog.pg_publication p \
+               LEFT JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname AND t.schemaname = 'turbo' \
+              WHERE p.puballtables OR t.tablename IS NOT NULL ORDER BY 1",
+            &[],
+        )
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Begins another incarnation where the former has ended, and says whether it did: see `turbo.fn_incarnation`.
+///
+/// # Errors
+/// Of the connection.
+pub async fn incarnate(client: &Client) -> Result<bool, tokio_postgres::Error> {
+    client.query_one("SELECT turbo.fn_incarnate()", &[]).await?.try_get(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,12 +389,21 @@ mod tests {
         assert_eq!(versions, (1..=SCHEMA_VERSION).collect::<Vec<_>>());
     }
 
+    fn texts() -> impl Iterator<Item = &'static str> {
+        MIGRATIONS.iter().map(|migration| migration.sql).chain(FUNCTIONS.iter().map(|(_, sql)| *sql))
+    }
+
+    /// A database may be in any encoding.
+    #[test]
+    fn what_we_install_is_ascii() {
+        assert!(texts().all(str::is_ascii));
+    }
+
     #[test]
     fn what_we_install_is_qualified_and_pinned() {
-        for migration in MIGRATIONS {
-            for part in migration.sql.split("CREATE FUNCTION ").skip(1) {
+        for text in texts() {
+            for part in text.split("FUNCTION turbo.").skip(1).filter(|part| part.contains("AS $function$")) {
                 let head = part.split("AS $function$").next().unwrap();
-                assert!(head.starts_with("turbo."), "not qualified: {head}");
                 if head.contains("SET search_path = pg_catalog, pg_temp") {
                     continue;
                 }

@@ -47,7 +47,8 @@ async fn a_long_transaction_makes_neither_reads_nor_folds_slower() {
             }
         }
         let [(read, fold), .., (read_late, fold_late)] = pages.as_slice() else { panic!("{pages:?}") };
-        assert!(*read_late <= read + 8, "{begin}: pages that a read touched, and a fold: {pages:?}");
+        // One level more of an index, for each of its twelve look-ups.
+        assert!(*read_late <= read + 14, "{begin}: pages that a read touched, and a fold: {pages:?}");
         assert!(*fold_late <= fold + 20, "{begin}: pages that a read touched, and a fold: {pages:?}");
         env.stop().await;
     }
@@ -62,6 +63,7 @@ async fn what_a_fold_did_not_see_counts_when_it_commits() {
     before.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     let mut open = Vec::new();
     let mut expected = 0;
+    env.direct("INSERT INTO turbo.tb_domain SELECT 'alone_' || at FROM generate_series(0, 39) at").await;
     for at in 0..40 {
         let writer = connect(env.cluster.port()).await;
         // A savepoint has a number of its own.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::support::wire::{Wire, query, startup, transcript};
 use crate::support::{Env, Route, Setup, T1, eventually, try_connect};
+use turnstile::catalog::loader::For;
 use turnstile::versions;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +141,7 @@ async fn a_locked_definition_keeps_nobody_out() {
     let version = "SELECT version FROM turbo.tb_domain_version WHERE domain = 'a' AND tenant_id IS NULL";
     assert_eq!(second.query_one(version, &[]).await.unwrap().get::<_, i64>(0), 1);
     let databases = &env.running.as_ref().unwrap().databases;
-    let database = databases.get("second").await.unwrap();
+    let database = databases.get("second", For::Operator).await.unwrap();
     eventually("the catalog is read", async || database.view().fresh).await;
     client.batch_execute("INSERT INTO tv_a VALUES (2)").await.unwrap();
     assert_eq!(second.query_one(version, &[]).await.unwrap().get::<_, i64>(0), 2);
@@ -150,14 +151,14 @@ async fn a_locked_definition_keeps_nobody_out() {
     env.direct("DROP DATABASE second").await;
     env.direct("CREATE DATABASE second").await;
     let client = try_connect(env.port, "second").await.unwrap();
-    let database = databases.get("second").await.unwrap();
+    let database = databases.get("second", For::Operator).await.unwrap();
     // Dropped: forgotten, nobody asks for it any more; made again: found.
     drop(client);
     env.direct("DROP DATABASE second WITH (FORCE)").await;
     eventually("it is forgotten", async || database.is_forgotten()).await;
     env.direct("CREATE DATABASE second").await;
     try_connect(env.port, "second").await.unwrap().batch_execute("SELECT 1").await.unwrap();
-    assert!(!databases.get("second").await.unwrap().is_forgotten());
+    assert!(!databases.get("second", For::Operator).await.unwrap().is_forgotten());
     env.stop().await;
 }
 

@@ -409,7 +409,7 @@ async fn without_counters_everything_is_bumped() {
     assert_eq!(moved, "feed: * +1; plain: * +1; post: * +1; user: * +1");
     let (_, moved) = env.moved(async { wire.ask(&query("SELECT app.read_only(1)")) }).await;
     assert_eq!(moved, "", "without a transaction id nothing was written");
-    assert!(env.metric("turnstile_bumps_total{kind=\"blind\"}") > 3.5);
+    assert_eq!(env.metric("turnstile_bumps_total{kind=\"blind\"}"), 1.0, "one log row for every domain");
     env.stop().await;
 }
 

@@ -409,7 +409,15 @@ impl Model {
         let measures = text.contains("fn_measured") || text.contains("fn_measure_end");
         let rows = self.log_rows(text, parameters);
         self.adds_up |= measures && self.flushes;
-        if measures && self.flushes { format!("{rows} f") } else { rows.to_string() }
+        let flush = if measures && self.flushes { " f" } else { "" };
+        let proof = match self.measured {
+            Some(counter) if text.contains("fn_measure_begin") => format!(" b{counter}"),
+            Some(counter) if text.contains("fn_measure_end") || text.contains("fn_bump_if_moved") => {
+                format!(" e{counter}")
+            }
+            _ => String::new(),
+        };
+        format!("{rows}{flush}{proof}")
     }
 
     fn log_rows(&mut self, text: &str, parameters: &[String]) -> usize {
@@ -439,15 +447,15 @@ impl Model {
             }
             "fn_bump_all" => self.bump("late", arguments[0].parse().unwrap()),
             "fn_bump_one" => {
-                if arguments[arguments.len() - 2] == "written" && !self.xid {
+                if arguments[arguments.len() - 1] == "written" && !self.xid {
                     return 0;
                 }
                 // In a text a tenant that is NULL has no literal.
-                let (tenant, at) = if arguments.len() == 6 { (arguments[0].as_str(), 1) } else { ("", 0) };
+                let (tenant, at) = if arguments.len() == 5 { (arguments[0].as_str(), 1) } else { ("", 0) };
                 assert_eq!(arguments[at], "a", "no other domain is written");
                 self.bump(tenant, arguments[at + 1].parse().unwrap())
             }
-            "fn_bump" => {
+            "fn_bump" | "fn_bump_if_moved" => {
                 let written = match arguments[5].as_str() {
                     "always" => true,
                     "written" => self.xid,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 use turnstile::app::Running;
+use turnstile::catalog::loader::For;
 use turnstile::cli::ServeArgs;
 use turnstile::config::{Config, ConfigFile};
 use turnstile::embedded::{Cluster, ClusterOptions, free_port, wait_for_port};
@@ -153,7 +154,9 @@ impl Env {
         let rows =
             self.direct.query("SELECT tenant_id, domain, version FROM turbo.tb_domain_version", &[]).await.unwrap();
         let key = |row: &tokio_postgres::Row| -> (String, Option<Uuid>) { (row.get(1), row.get(0)) };
-        Versions(rows.iter().map(|row| (key(row), row.get::<_, i64>(2))).collect())
+        // What bumps of every domain have moved: a domain that nobody knows has that version.
+        let every = self.direct.query_one("SELECT turbo.fn_domain_version(NULL, '-')", &[]).await.unwrap().get(0);
+        Versions { known: rows.iter().map(|row| (key(row), row.get::<_, i64>(2))).collect(), every }
     }
 
     /// What moved while `work` ran, in words: `user: T1 +1, T2 +1; post: …`.
@@ -170,7 +173,7 @@ impl Env {
 
     /// Waits until the catalog that sessions see has been read after everything so far.
     pub async fn settle_catalog(&self) {
-        let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
+        let database = self.running.as_ref().unwrap().databases.get("postgres", For::Operator).await.unwrap();
         let before = database.view().analyzer.catalog.generation;
         database.note_change();
         eventually("the catalog is read again", async || {
@@ -182,7 +185,7 @@ impl Env {
 
     /// Waits until the catalog is fresh: until then statements are measured, for all tenants.
     pub async fn fresh(&self) {
-        let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
+        let database = self.running.as_ref().unwrap().databases.get("postgres", For::Operator).await.unwrap();
         eventually("the catalog is fresh", async || database.view().fresh).await;
     }
 
@@ -194,7 +197,7 @@ impl Env {
 
     /// Counts readings of the catalog.
     pub async fn generation(&self) -> u64 {
-        let database = self.running.as_ref().unwrap().databases.get("postgres").await.unwrap();
+        let database = self.running.as_ref().unwrap().databases.get("postgres", For::Operator).await.unwrap();
         database.view().analyzer.catalog.generation
     }
 
@@ -214,16 +217,19 @@ impl Env {
 
 /// Versions at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Versions(BTreeMap<(String, Option<Uuid>), i64>);
+pub struct Versions {
+    known: BTreeMap<(String, Option<Uuid>), i64>,
+    every: i64,
+}
 
 impl Versions {
     /// What is larger now; T1 and T2 by these names, `*` for the row of all tenants.
     pub fn since(&self, before: &Self) -> String {
         let mut words: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-        for ((domain, tenant), now) in &self.0 {
+        for ((domain, tenant), now) in &self.known {
             // A tenant that was not known before had what all tenants had.
-            let all = before.0.get(&(domain.clone(), None)).copied().unwrap_or(0);
-            let was = before.0.get(&(domain.clone(), *tenant)).copied().unwrap_or(all);
+            let all = before.known.get(&(domain.clone(), None)).copied().unwrap_or(before.every);
+            let was = before.known.get(&(domain.clone(), *tenant)).copied().unwrap_or(all);
             if *now == was {
                 continue;
             }
@@ -256,7 +262,11 @@ pub async fn connect(port: u16) -> Client {
 }
 
 pub async fn try_connect(port: u16, database: &str) -> Result<Client, tokio_postgres::Error> {
-    let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
+    try_connect_as(port, "postgres", database).await
+}
+
+pub async fn try_connect_as(port: u16, role: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+    let url = format!("postgres://{role}@127.0.0.1:{port}/{database}");
     let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
