@@ -393,11 +393,10 @@ struct Reader {
 impl Reader {
     async fn run(mut self) {
         loop {
-            let known = self.connection.clone();
             let outcome = self.refresh().await;
-            if outcome.is_err() && known.is_some_and(|known| known.is_closed()) {
-                // Lost in the middle; the next look has a new connection.
-                self.connection = None;
+            if self.connection.take_if(|connection| connection.is_closed()).is_some() {
+                // Lost in the middle. What was read may be of another database by now; the next look has a new connection.
+                tokio::time::sleep(limits::CATALOG_PAUSE).await;
                 continue;
             }
             let failed = !matches!(outcome, Ok(Presence::Found));

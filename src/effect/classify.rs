@@ -63,14 +63,13 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     let classifier = Classifier { context, statement, words };
     let kind = classifier.kind();
     Statement {
-        // What a definition changes may be gone, or not known yet, when it could be measured.
-        timeless: classifier.is_timeless()
-            || (statement.is_any(0, &["drop", "declare"]) && matches!(kind, Kind::Write(_))),
+        // What a cursor WITH HOLD changes comes when it is too late to measure.
+        timeless: classifier.is_timeless() || (statement.is_word(0, "declare") && matches!(kind, Kind::Write(_))),
         scope: classifier.scope(&kind),
         audit: classifier.audit(&kind),
         span: statement.span(),
         copy_in: classifier.is_copy_in(),
-        reads_versions: classifier.reads_versions() || classifier.may_end_writing(),
+        reads_versions: classifier.reads_versions() || classifier.may_end_writing() || classifier.may_change_tenant(),
         changes_settings: classifier.changes_settings(),
         forgets: classifier.forgets(),
         // A block that is measured says itself whether it changed definitions.
@@ -235,7 +234,8 @@ impl Classifier<'_> {
             () if s.is_word(0, "vacuum") || s.are_words(0, &["alter", "system"]) => true,
             () if s.is_any(0, &["commit", "rollback"]) => s.is_word(1, "prepared"),
             () if s.is_any(0, &["create", "drop"]) && object(&["database", "tablespace", "subscription"]) => true,
-            () if s.is_word(0, "alter") && object(&["database", "subscription"]) => true,
+            () if s.is_word(0, "alter") && object(&["subscription"]) => true,
+            () if s.is_word(0, "alter") && object(&["database"]) => has("tablespace"),
             () if s.is_word(0, "drop") && s.is_word(1, "index") => s.is_word(2, "concurrently"),
             () if s.is_word(0, "create") && (1..=3).any(|index| s.are_words(index, &["index", "concurrently"])) => true,
             () if s.is_word(0, "reindex") && has("concurrently") => true,
@@ -440,7 +440,10 @@ impl Classifier<'_> {
     fn declare(&self) -> Kind {
         match self.statement.name(1) {
             Some(_) if self.has_words(&["with", "hold"]) && self.danger(None).is_some() => self.every_domain(),
-            Some(name) => Kind::DeclareCursor { name, harmless: self.danger(None).is_none() },
+            // What its query sets, FETCH does.
+            Some(name) => {
+                Kind::DeclareCursor { name, harmless: self.danger(None).is_none() && !self.has_words(&["set_config"]) }
+            }
             None => Kind::Measure(UnknownReason::Cursor),
         }
     }
@@ -514,8 +517,17 @@ impl Classifier<'_> {
     /// DROP: what it names is gone when the server could measure it.
     fn definition(&self) -> Kind {
         let s = self.statement;
-        let domains: BTreeSet<String> =
-            (1..s.tokens.len()).filter_map(|index| s.name(index)).flat_map(|name| self.domains_of(&name)).collect();
+        let names: BTreeSet<String> = (1..s.tokens.len()).filter_map(|index| s.name(index)).collect();
+        // A temporary one, or one that is new: only the server knows which.
+        let catalog = self.context.catalog;
+        let unsure = |name: &String| {
+            catalog.temporary.contains(name)
+                || (domain_of_table_name(name).is_some() && !catalog.relations.contains_key(name))
+        };
+        if names.iter().any(unsure) {
+            return Kind::Measure(UnknownReason::Definition);
+        }
+        let domains: BTreeSet<String> = names.iter().flat_map(|name| self.domains_of(name)).collect();
         let touched: Vec<_> = domains
             .into_iter()
             .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
@@ -531,12 +543,9 @@ impl Classifier<'_> {
         Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true, copy: None })
     }
 
-    /// Domains of a name; of one that is not in the catalog yet, by the name alone.
+    /// Domains of a name.
     fn domains_of(&self, name: &str) -> Vec<String> {
         let candidates = self.context.catalog.candidates(None, name);
-        if candidates.is_empty() {
-            return domain_of_table_name(name).map(str::to_owned).into_iter().collect();
-        }
         candidates.iter().flat_map(|relation| relation.domains.iter().cloned()).collect()
     }
 
@@ -611,6 +620,11 @@ impl Classifier<'_> {
             && (s.is_any(1, &["transaction", "session", "all"]) || s.is_any(2, &["transaction"]));
         sets || self.has_words(&["set_config"])
             || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| read_only(s.bytes(index))))
+    }
+
+    /// It may set whom the session's tenant setting names: bumps that wait are those of the former one.
+    fn may_change_tenant(&self) -> bool {
+        self.context.settings.trust_tenant_setting && self.statement.is_any(0, &["set", "reset", "discard"])
     }
 
     fn changes_settings(&self) -> bool {

@@ -683,3 +683,98 @@ async fn errors_of_ours_show_nothing_of_ours() {
     assert_eq!(env.direct.query("SELECT FROM tv_user", &[]).await.unwrap().len(), 0);
     env.stop().await;
 }
+
+/// A temporary table is nobody's cache, whatever it is called.
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_tables_move_nothing() {
+    let env = Env::new(Route::Direct).await;
+    for settled in [false, true] {
+        for (make, go) in [
+            ("CREATE TEMP TABLE tv_gone (id int)", "DROP TABLE tv_gone"),
+            ("CREATE TEMP TABLE tv_gone AS SELECT 1 AS id", "DROP TABLE pg_temp.tv_gone"),
+            ("CREATE TEMP TABLE tv_user (id int)", "DROP TABLE IF EXISTS tv_user"),
+            ("CREATE TEMP TABLE tv_post (id int)", "DROP TABLE tv_post CASCADE"),
+            ("CREATE TEMP TABLE tv_gone (id int)", "DISCARD TEMP"),
+        ] {
+            let mut wire = Wire::login(env.port);
+            env.fresh().await;
+            let before = env.versions().await;
+            let mut answers = wire.ask(&query(make));
+            if settled {
+                env.settle_catalog().await;
+            }
+            answers += &wire.ask(&query(go));
+            assert!(!answers.contains("E("), "{answers}");
+            assert_eq!(env.versions().await.since(&before), "", "{make}; {go}, settled: {settled}");
+        }
+    }
+    env.stop().await;
+}
+
+/// A bump that waits is the tenant's whom the setting named when the row was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tenant_setting_changes_between_writes() {
+    let env = Env::with(Setup { config: "[tenant]\ntrust_setting = true".into(), ..Setup::default() }).await;
+    env.direct("CREATE FUNCTION app.becomes(t text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('app.tenant_id', t, true) $$; INSERT INTO tv_user VALUES (1)").await;
+    env.settle_catalog().await;
+    let update = "UPDATE tv_user SET name = 'x'";
+    let changes: Vec<[String; 2]> = vec![
+        [format!("SET LOCAL app.tenant_id = '{T1}'"), format!("SET LOCAL app.tenant_id = '{T2}'")],
+        [format!("SET APP.Tenant_Id TO '{T1}'"), format!("SET \"app\".\"tenant_id\" TO '{T2}'")],
+        [
+            format!("SELECT set_config('app.tenant_id', '{T1}', true)"),
+            format!("SELECT set_config('app.' || 'tenant_id', '{T2}', true)"),
+        ],
+        [format!("SELECT app.becomes('{T1}')"), format!("SELECT app.becomes('{T2}')")],
+        [
+            format!("SET SESSION app.tenant_id = '{T1}'"),
+            format!("RESET app.tenant_id; SET app.current_tenant_id = '{T2}'"),
+        ],
+        [
+            format!("DECLARE a CURSOR FOR SELECT set_config('app.tenant_id', '{T1}', true); FETCH a"),
+            format!("DECLARE b CURSOR FOR SELECT set_config('app.tenant_id', '{T2}', true); FETCH b"),
+        ],
+        [
+            format!("SAVEPOINT s; SET LOCAL app.tenant_id = '{T1}'"),
+            format!("RELEASE s; SET LOCAL app.tenant_id = '{T2}'"),
+        ],
+    ];
+    let mut wrong = Vec::new();
+    for [first, second] in &changes {
+        let statements: Vec<&str> = ["BEGIN"]
+            .into_iter()
+            .chain(first.split("; "))
+            .chain([update])
+            .chain(second.split("; "))
+            .chain([update, "COMMIT"])
+            .collect();
+        let extended: Vec<Vec<u8>> = statements.iter().map(|sql| unnamed(sql, &[])).collect();
+        let flights: Vec<Vec<(Vec<u8>, usize)>> = vec![
+            statements.iter().map(|sql| (query(sql), 1)).collect(),
+            vec![(query(&statements.join("; ")), 1)],
+            vec![
+                (query("BEGIN"), 1),
+                (query(&statements[1..statements.len() - 1].join("; ")), 1),
+                (query("COMMIT"), 1),
+            ],
+            extended.iter().map(|message| ([&message[..], &sync()].concat(), 1)).collect(),
+            vec![([extended.concat(), sync()].concat(), 1)],
+            vec![(
+                extended.iter().map(|message| [&message[..], &sync()].concat()).collect::<Vec<_>>().concat(),
+                extended.len(),
+            )],
+        ];
+        for (at, flight) in flights.into_iter().enumerate() {
+            env.fresh().await;
+            let mut wire = Wire::login(env.port);
+            let before = env.versions().await;
+            let answers: Vec<String> = flight.iter().map(|(bytes, ready)| wire.ask_many(bytes, *ready)).collect();
+            let moved = env.versions().await.since(&before);
+            if moved != "user: T1 +1, T2 +1" {
+                wrong.push(format!("{at}: {first} / {second}: {moved:?}\n   {}", answers.join("\n   ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    env.stop().await;
+}

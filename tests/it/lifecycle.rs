@@ -184,6 +184,42 @@ async fn a_database_is_made_again_under_its_name() {
     env.stop().await;
 }
 
+/// With `--install`, at once behind: nothing that is known of a database belongs to its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_made_again_and_the_schema_with_it() {
+    let env = Env::with(Setup { tables: false, config: "install = true".into(), ..Setup::default() }).await;
+    env.direct("CREATE DATABASE x").await;
+    for round in 0..12 {
+        let client = try_connect(env.port, "x").await.unwrap();
+        client.batch_execute("CREATE TABLE t (a int)").await.unwrap();
+        if round % 2 == 0 {
+            env.direct("DROP DATABASE x WITH (FORCE)").await;
+        } else {
+            env.direct("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'x'").await;
+            drop(client);
+            env.direct("DROP DATABASE x WITH (FORCE)").await;
+        }
+        env.direct("CREATE DATABASE x").await;
+        let client = try_connect(env.port, "x").await.unwrap();
+        for sql in [
+            "CREATE TABLE t (a int)",
+            "BEGIN",
+            "INSERT INTO t VALUES (1)",
+            "COMMIT",
+            "CREATE TABLE tv_a (id int)",
+            "INSERT INTO tv_a VALUES (1)",
+        ] {
+            client.batch_execute(sql).await.unwrap_or_else(|error| panic!("round {round}: {sql}: {error:?}"));
+        }
+        let direct = try_connect(env.cluster.port(), "x").await.unwrap();
+        let version =
+            direct.query_one("SELECT turbo.fn_domain_version(NULL, 'a')", &[]).await.unwrap().get::<_, i64>(0);
+        assert!(version > 0, "round {round}");
+        client.batch_execute("DROP TABLE t").await.unwrap();
+    }
+    env.stop().await;
+}
+
 /// The schema goes while clients are connected: their statements go on without versions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_schema_is_removed_under_a_client() {

@@ -13,6 +13,7 @@ mod cancel;
 mod cases;
 mod cli;
 mod compare;
+mod definitions;
 mod encryption;
 mod failover;
 mod fold;

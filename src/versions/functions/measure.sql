@@ -7,9 +7,20 @@ AS $function$
            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(relation)
 $function$;
 
+-- The same of the catalogs that say who may do what, and with which settings sessions begin: pg_auth_members, pg_authid,
+-- pg_db_role_setting, pg_database (its owner is a member of pg_database_owner).
+CREATE OR REPLACE FUNCTION turbo.fn_count_roles() RETURNS int8
+LANGUAGE sql VOLATILE
+AS $function$
+    SELECT turbo.fn_count(1261)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1260)
+           OPERATOR(pg_catalog.+) turbo.fn_count(2964)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1262)
+$function$;
+
 -- The same of the catalogs that definitions other than those of relations write: pg_proc, pg_depend; where a change writes
--- nothing else: pg_trigger, pg_rewrite, pg_attribute, pg_namespace, pg_enum, pg_foreign_table, pg_foreign_server,
--- pg_user_mapping; and, since policies ask for them, pg_auth_members and pg_authid.
+-- nothing else: pg_trigger, pg_rewrite, pg_attribute, pg_namespace, pg_type, pg_enum, pg_ts_dict, pg_foreign_table,
+-- pg_foreign_server, pg_foreign_data_wrapper, pg_user_mapping; and who may do what, and how a session begins (fn_count_roles).
 CREATE OR REPLACE FUNCTION turbo.fn_count_definitions() RETURNS int8
 LANGUAGE sql VOLATILE
 AS $function$
@@ -25,9 +36,11 @@ AS $function$
            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(3501)
            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(3118)
            OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1417)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(2328)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1247)
+           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(3600)
            OPERATOR(pg_catalog.+) turbo.fn_count(1418)
-           OPERATOR(pg_catalog.+) turbo.fn_count(1261)
-           OPERATOR(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_updated(1260)
+           OPERATOR(pg_catalog.+) turbo.fn_count_roles()
 $function$;
 
 -- What the server's counters say now: tuples that this backend wrote (this transaction's, and earlier
@@ -427,7 +440,7 @@ $function$;
 -- Tracked relations of which the definition changed since fn_measure_begin, which looked at these: those whose pg_class row
 -- was written (TRUNCATE, rewrites, grants, row security, a table that is new or goes by a new name); whose columns or
 -- parts this transaction changed; and those that show other rows though nothing of their own was written: by their schema,
--- policies, types, foreign server, or by what roles may do.
+-- policies, types, foreign server, by a relation of the same name, or by what roles may do. fixtures/definitions has the forms.
 CREATE OR REPLACE FUNCTION turbo.fn_redefined(before text, relations oid[]) RETURNS oid[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -449,28 +462,33 @@ BEGIN
                     -- One that is new has changed if it has rows, or had before it came by its name.
                     WHEN c.oid = ANY (relations) OR c.relkind = 'p' THEN true
                     ELSE pg_relation_size(c.oid) > 0 END);
-    -- Roles: who belongs to which, and their attributes. Policies ask for both.
-    IF turbo.fn_count(1261) + pg_stat_get_xact_tuples_updated(1260) > 0 THEN
+    IF turbo.fn_count_roles() > 0 THEN
         RETURN v_found || v_tracked;
     END IF;
+    -- One of the same name in another schema may be found in its place, or in that of this one.
+    v_found := v_found || ARRAY(
+        SELECT t.oid FROM pg_class t JOIN pg_class n ON n.relname = t.relname AND n.oid <> t.oid
+         WHERE t.oid = ANY (v_tracked) AND n.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.relpersistence <> 't'
+           AND age(n.xmin) <= 0 AND turbo.fn_is_own(n.xmin));
+    -- A policy that asks for anything but the row's columns and the system may show other rows behind any definition.
+    v_found := v_found || ARRAY(
+        SELECT c.oid FROM pg_class c
+         WHERE c.oid = ANY (v_tracked) AND c.relrowsecurity
+           AND EXISTS (SELECT FROM pg_policy p JOIN pg_depend d ON d.classid = 3256 AND d.objid = p.oid
+                        WHERE p.polrelid = c.oid AND d.refobjid >= 16384 AND NOT (d.refclassid = 1259 AND d.refobjid = c.oid)));
     IF pg_stat_get_xact_tuples_updated(2615) > 0 THEN
         v_found := v_found || ARRAY(
             SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = ANY (v_tracked) AND age(n.xmin) <= 0 AND turbo.fn_is_own(n.xmin));
     END IF;
-    IF turbo.fn_count(3256) + pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255) > 0 THEN
+    IF turbo.fn_count(3256) > 0 THEN
         v_found := v_found || ARRAY(
             SELECT c.oid FROM pg_class c
              WHERE c.oid = ANY (v_tracked)
                AND (EXISTS (SELECT FROM pg_policy p
                              WHERE p.polrelid = c.oid AND age(p.xmin) <= 0 AND turbo.fn_is_own(p.xmin))
-                    -- Of a policy that is gone only the count tells. A function may be called by those that a policy names.
-                    OR (c.relrowsecurity
-                        AND (pg_stat_get_xact_tuples_deleted(3256) > 0
-                             OR (pg_stat_get_xact_tuples_updated(1255) + pg_stat_get_xact_tuples_deleted(1255) > 0
-                                 AND EXISTS (SELECT FROM pg_policy p
-                                               JOIN pg_depend d ON d.classid = 3256 AND d.objid = p.oid AND d.refclassid = 1255
-                                              WHERE p.polrelid = c.oid))))));
+                    -- Of a policy that is gone only the count tells.
+                    OR (c.relrowsecurity AND pg_stat_get_xact_tuples_deleted(3256) > 0)));
     END IF;
     -- Labels of enums and attributes of composite types, wherever columns hold such values.
     IF pg_stat_get_xact_tuples_updated(3501) + turbo.fn_count(1249) > 0 THEN
@@ -492,12 +510,14 @@ BEGIN
                 OR EXISTS (SELECT FROM pg_attribute a
                             WHERE a.attrelid = t.typrelid AND age(a.xmin) <= 0 AND turbo.fn_is_own(a.xmin)));
     END IF;
-    IF pg_stat_get_xact_tuples_updated(3118) + pg_stat_get_xact_tuples_updated(1417) + turbo.fn_count(1418) > 0 THEN
+    IF pg_stat_get_xact_tuples_updated(3118) + pg_stat_get_xact_tuples_updated(1417) + pg_stat_get_xact_tuples_updated(2328)
+       + turbo.fn_count(1418) > 0 THEN
         v_found := v_found || ARRAY(
             SELECT f.ftrelid FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver
+              JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw
              WHERE f.ftrelid = ANY (v_tracked)
                AND (turbo.fn_count(1418) > 0 OR (age(f.xmin) <= 0 AND turbo.fn_is_own(f.xmin))
-                    OR (age(s.xmin) <= 0 AND turbo.fn_is_own(s.xmin))));
+                    OR (age(s.xmin) <= 0 AND turbo.fn_is_own(s.xmin)) OR (age(w.xmin) <= 0 AND turbo.fn_is_own(w.xmin))));
     END IF;
     RETURN v_found;
 END

@@ -1,0 +1,138 @@
+//! All forms of PostgreSQL's definition statements (fixtures/definitions): those that change what a reader is shown move the
+//! versions that it looks at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::wire::{Wire, query, startup};
+use crate::support::{Env, Setup, try_connect};
+use tokio_postgres::Client;
+
+/// One block of fixtures/definitions/forms.txt, which says what its lines mean.
+#[derive(Debug, Default)]
+struct Form {
+    setup: Vec<String>,
+    sql: String,
+    needs: i32,
+    until: i32,
+    fresh: bool,
+    cleanup: Vec<String>,
+    reads: BTreeSet<String>,
+}
+
+fn forms() -> Vec<Form> {
+    let text = include_str!("../../fixtures/definitions/forms.txt");
+    text.split("\n\n").filter_map(form).collect()
+}
+
+fn form(block: &str) -> Option<Form> {
+    let mut form = Form { until: i32::MAX, ..Form::default() };
+    for line in block.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (key, value) = line.split_once(": ").unwrap_or_else(|| panic!("no key: {line}"));
+        match key {
+            "setup" => form.setup.push(value.to_owned()),
+            "SQL" => form.sql = value.to_owned(),
+            "needs" => form.needs = value.parse().unwrap(),
+            "until" => form.until = value.parse().unwrap(),
+            "fresh" => form.fresh = true,
+            "cleanup" => form.cleanup.push(value.to_owned()),
+            "reads" => form.reads = value.split(' ').filter(|word| *word != "-").map(str::to_owned).collect(),
+            other => panic!("unknown key {other}"),
+        }
+    }
+    (!form.sql.is_empty()).then_some(form)
+}
+
+/// What Turnstile does not see, and why.
+const NOT_SEEN: &[(&str, &str)] = &[
+    ("COMMIT PREPARED", "what a transaction that was prepared around Turnstile has done"),
+    ("DELETE FROM pg_catalog.", "system catalogs written by hand"),
+];
+
+async fn versions(direct: &Client) -> BTreeMap<String, i64> {
+    let sql = "SELECT domain, version FROM turbo.tb_domain_version WHERE tenant_id IS NULL \
+               UNION ALL SELECT '', turbo.fn_domain_version(NULL, '-')";
+    direct.query(sql, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+struct Bench {
+    env: Env,
+    databases: usize,
+    direct: Option<(String, Client)>,
+}
+
+impl Bench {
+    /// A database with the base in it.
+    async fn database(&mut self, fresh: bool) -> (String, Client) {
+        if let Some(kept) = self.direct.take().filter(|_| !fresh) {
+            return kept;
+        }
+        self.databases += 1;
+        let name = format!("forms_{}", self.databases);
+        self.env.direct(&format!("CREATE DATABASE {name} TEMPLATE forms_base")).await;
+        let direct = try_connect(self.env.cluster.port(), &name).await.unwrap();
+        (name, direct)
+    }
+
+    /// Runs a form; what is wrong with it.
+    async fn run(&mut self, form: &Form) -> Option<String> {
+        let (name, direct) = self.database(form.fresh).await;
+        let in_database = |sql: &str| sql.replace("{db}", &name);
+        for setup in &form.setup {
+            direct.batch_execute(&in_database(setup)).await.unwrap_or_else(|error| panic!("{setup}: {error:?}"));
+        }
+        let mut wire = Wire::dial(self.env.port);
+        wire.send(&startup(&[("user", "postgres"), ("database", &name)]));
+        wire.until_ready();
+        let before = versions(&direct).await;
+        let answer = wire.ask(&query(&in_database(&form.sql)));
+        let after = versions(&direct).await;
+        drop(wire);
+        let every = after.get("") != before.get("");
+        let moved = |domain: &String| every || after.get(domain) != before.get(domain);
+        // Of a domain that did not exist nobody has read anything.
+        let missed: Vec<&String> =
+            form.reads.iter().filter(|domain| before.contains_key(*domain) && !moved(domain)).collect();
+        let found = if answer.contains("E(") {
+            Some(format!("{}: {answer}", form.sql))
+        } else {
+            (!missed.is_empty()).then(|| format!("{}: missed {missed:?}", form.sql))
+        };
+        for cleanup in &form.cleanup {
+            direct.batch_execute(&in_database(cleanup)).await.unwrap_or_else(|error| panic!("{cleanup}: {error:?}"));
+        }
+        if form.fresh {
+            drop(direct);
+            self.env.direct(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        } else {
+            self.direct = Some((name, direct));
+        }
+        found
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_readers_are_shown_moves_their_versions() {
+    let env = Env::with(Setup { tables: false, ..Setup::default() }).await;
+    let version = env.server_version().await;
+    env.direct("CREATE DATABASE forms_base").await;
+    let base = try_connect(env.cluster.port(), "forms_base").await.unwrap();
+    turnstile::versions::install(&base).await.unwrap();
+    base.batch_execute(include_str!("../../fixtures/definitions/base.sql")).await.unwrap();
+    drop(base);
+    let mut bench = Bench { env, databases: 0, direct: None };
+    let mut wrong = Vec::new();
+    let all = std::env::var_os("ALL_FORMS").is_some();
+    let mut harmless = 0;
+    for form in forms().iter().filter(|form| (form.needs..=form.until).contains(&version)) {
+        // Of those that concern no reader, some: they cannot be missed.
+        harmless += usize::from(form.reads.is_empty());
+        if NOT_SEEN.iter().any(|(start, _)| form.sql.starts_with(start)) {
+            continue;
+        }
+        if all || !form.reads.is_empty() || harmless % 20 == 0 {
+            wrong.extend(bench.run(form).await);
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
+    bench.env.stop().await;
+}
