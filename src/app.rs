@@ -17,6 +17,7 @@ use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
 use crate::embedded::{Cluster, ClusterOptions};
+use crate::limits;
 use crate::proxy::connect::Server;
 use crate::proxy::listener::{Parts, Proxy};
 use crate::proxy::verifiers::Source;
@@ -47,7 +48,8 @@ impl Running {
     /// # Errors
     /// When an address cannot be listened on, or the configured database has a schema that this
     /// program must not work on.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub async fn start(mut config: Config) -> anyhow::Result<Self> {
+        config.connections_max = descriptors_for(config.connections_max);
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         let drain = CancellationToken::new();
@@ -57,8 +59,8 @@ impl Running {
         let databases = Arc::new(Databases::new(Arc::clone(&config), Arc::clone(&metrics), stop.clone()));
         let database = control_database(&config.control.config);
         let acceptor = config.tls.clone().map(Acceptor::new).transpose()?.map(Arc::new);
-        let server = Server::new(config.server.clone(), config.server_tls.clone())?;
-        let admin = start_admin(&config, &database, &metrics, &drain, &stop).await?;
+        let server = Server::new(config.server.clone(), config.server_tls.clone(), config.tcp)?;
+        let admin = start_admin(&config, &database, &metrics, &server, (&drain, &stop)).await?;
         match databases.get(&database, For::Operator).await {
             Ok(_) => {}
             Err(error @ (LoadError::Schema { .. } | LoadError::NotInstalled(_))) => bail!(error),
@@ -114,24 +116,75 @@ async fn start_admin(
     config: &Config,
     database: &str,
     metrics: &Arc<Metrics>,
-    drain: &CancellationToken,
-    stop: &CancellationToken,
+    server: &Server,
+    (drain, stop): (&CancellationToken, &CancellationToken),
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some(address) = &config.admin_listen else { return Ok(None) };
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} for /metrics (--admin-listen chooses another address, \"off\" none)")
-    })?;
-    let listen = listener.local_addr()?;
-    let admin =
-        Admin { metrics: Arc::clone(metrics), drain: drain.clone(), control: ControlPool::new(config, database)? };
-    let stop = stop.clone();
+    let listener = match TcpListener::bind(address).await {
+        // The process before this one still drains: clients need not wait for that.
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(
+                %address,
+                "somebody listens on the address of /metrics, /live and /ready: a process that still drains, perhaps; it is tried again until it is free (--admin-listen chooses another address, \"off\" none)"
+            );
+            None
+        }
+        listener => Some(listener.with_context(|| {
+            format!("cannot listen on {address} for /metrics (--admin-listen chooses another address, \"off\" none)")
+        })?),
+    };
+    let listen = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let admin = Admin {
+        metrics: Arc::clone(metrics),
+        drain: drain.clone(),
+        control: ControlPool::new(config, database)?,
+        server: server.clone(),
+    };
+    let (address, stop) = (address.clone(), stop.clone());
     tokio::spawn(async move {
+        let listener = match listener {
+            Some(listener) => listener,
+            None => match stop.run_until_cancelled(bind_when_free(&address)).await {
+                Some(listener) => listener,
+                None => return,
+            },
+        };
         if let Err(error) = admin::serve(listener, admin, stop).await {
             tracing::error!(%error, "the admin endpoints ended");
         }
     });
-    Ok(Some(listen))
+    Ok(listen)
 }
+
+async fn bind_when_free(address: &str) -> TcpListener {
+    loop {
+        tokio::time::sleep(ADDRESS_PAUSE).await;
+        if let Ok(listener) = TcpListener::bind(address).await {
+            tracing::info!(%address, "the admin endpoints are there");
+            return listener;
+        }
+    }
+}
+
+/// As many file descriptors as the system allows; the connections that they suffice for, two for each and some for us.
+fn descriptors_for(wanted: usize) -> usize {
+    let needed = 2 * u64::try_from(wanted).unwrap_or(u64::MAX / 2) + limits::OTHER_DESCRIPTORS;
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(needed);
+    if limit >= needed {
+        return wanted;
+    }
+    let possible = usize::try_from(limit.saturating_sub(limits::OTHER_DESCRIPTORS) / 2).unwrap_or(wanted).max(1);
+    tracing::warn!(
+        connections_max = possible,
+        wanted,
+        descriptors = limit,
+        "too few file descriptors for connections_max: it is lowered; each connection needs two (raise `ulimit -n`, or LimitNOFILE of the service)"
+    );
+    possible
+}
+
+/// Pause between two tries to listen on an address that somebody else has.
+const ADDRESS_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// The database of the control plane: as libpq chooses it.
 fn control_database(control: &tokio_postgres::Config) -> String {
@@ -176,6 +229,8 @@ pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
     let file = read_config(&args.common)?;
     start_logging(&args.common, &file)?;
     let mut signals = Signals::new()?;
+    // One that comes before there is anything to reload ends nothing.
+    let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
     let cluster = match file.embedded(&args) {
         Some(data_dir) => {
             let cluster = start_cluster(data_dir).await?;
@@ -189,7 +244,7 @@ pub async fn serve(mut args: ServeArgs) -> anyhow::Result<()> {
     let running = Running::start(Config::new(&args, &file)?).await?;
     tokio::select! {
         () = signals.next() => {}
-        () = reload_on_hangup(&running) => {}
+        () = reload_on_hangup(&mut hangup, &running) => {}
     }
     tracing::info!("shutting down: no new clients, running transactions may end");
     tokio::select! {
@@ -210,10 +265,7 @@ pub async fn start_cluster(data_dir: Option<std::path::PathBuf>) -> anyhow::Resu
 }
 
 /// Reloads the TLS certificate at each SIGHUP.
-async fn reload_on_hangup(running: &Running) {
-    let Ok(mut hangup) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()) else {
-        return std::future::pending().await;
-    };
+async fn reload_on_hangup(hangup: &mut tokio::signal::unix::Signal, running: &Running) {
     while hangup.recv().await.is_some() {
         running.reload();
     }
@@ -264,8 +316,37 @@ pub async fn install(args: ServerArgs) -> anyhow::Result<()> {
     let client = connect(&args, &file).await?;
     let before = versions::state(&client).await?;
     versions::install(&client).await?;
-    let verb = if before == SchemaState::Current { "was installed already" } else { "is installed" };
-    say(&format!("schema turbo {verb}, version {}\n", versions::SCHEMA_VERSION))
+    let verb = match before {
+        SchemaState::Current => "was installed already",
+        SchemaState::Absent => "is installed",
+        _ => "is upgraded, and has kept all versions",
+    };
+    say(&format!("schema turbo {verb}, version {}\n", versions::SCHEMA_VERSION))?;
+    warn_of_circumstances(&client).await
+}
+
+/// What is around the schema that its users have to know of.
+async fn warn_of_circumstances(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    let publications = versions::published_by(client).await?;
+    if !publications.is_empty() {
+        say(&format!(
+            "warning: publications that take in schema turbo: {}. A subscriber without the schema stops at the next bump: \
+             run `turnstile install` there first, or publish the application's tables by name. Versions are \
+             replicated rightly by FOR TABLE turbo.tb_bump (tenant_id, domain, bumps, bumped_at, bumped_by, summary) \
+             WITH (publish = 'insert'), PostgreSQL 15 and later; the subscriber folds by itself then\n",
+            publications.join(", ")
+        ))?;
+    }
+    let sql = "SELECT coalesce(string_agg(DISTINCT c.oid::pg_catalog.regclass::text, ', '), '') \
+                 FROM turbo.fn_tracked() t JOIN pg_catalog.pg_class c ON c.oid = t.relation WHERE c.relpersistence = 'u'";
+    let unlogged: String = client.query_one(sql, &[]).await?.try_get(0)?;
+    if !unlogged.is_empty() {
+        say(&format!(
+            "warning: unlogged tables: {unlogged}. A crash empties them; their domains are bumped, and turbo.fn_incarnation() \
+             changes, once Turnstile reaches the server again\n"
+        ))?;
+    }
+    Ok(())
 }
 
 /// `turnstile uninstall`.
@@ -290,16 +371,18 @@ pub async fn status(args: ServerArgs) -> anyhow::Result<bool> {
     let client = connect(&args, &file).await?;
     let state = versions::state(&client).await?;
     say(&format!("{state}\n"))?;
-    if state != SchemaState::Current {
+    if !state.is_usable() {
         return Ok(false);
     }
+    warn_of_circumstances(&client).await?;
     let row = client
         .query_one(
-            "SELECT (SELECT count(*) FROM turbo.tb_bump), (SELECT folded_at::text FROM turbo.tb_fold_state), \
+            "SELECT (SELECT count(*) FROM turbo.tb_bump), (SELECT folded_at::text FROM turbo.tb_fold_state ORDER BY epoch DESC LIMIT 1), \
                     (SELECT count(*) FROM turbo.tb_tenant), \
                     (SELECT coalesce(string_agg(DISTINCT t.domain, ', '), 'none') FROM turbo.fn_tracked() t), \
                     (SELECT coalesce(string_agg(source_domain || ' -> ' || target_domain, ', '), 'none') FROM turbo.tb_domain_cascade), \
-                    current_setting('track_counts')",
+                    current_setting('track_counts'), turbo.fn_incarnation(), \
+                    (SELECT coalesce(extract(epoch FROM now() - min(bumped_at)), 0)::float8 FROM turbo.tb_bump)",
             &[],
         )
         .await?;
@@ -308,10 +391,22 @@ pub async fn status(args: ServerArgs) -> anyhow::Result<bool> {
     say(&format!(
         "tracked domains: {domains}\ncascades: {cascades}\nknown tenants: {tenants}\nlog rows not folded: {log}, last fold: {folded}\n"
     ))?;
+    let (incarnation, age): (Option<String>, f64) = (row.try_get(6)?, row.try_get(7)?);
+    match incarnation {
+        Some(incarnation) => say(&format!("incarnation: {incarnation}\n"))?,
+        None => say(
+            "warning: no incarnation: the server was restored or has crashed, and no Turnstile has reached it since; readers must not keep what they read\n",
+        )?,
+    }
+    if age > 60.0 {
+        say(&format!(
+            "warning: the log has not been folded for {age:.0} s: reading versions becomes slower; is a Turnstile serving this database?\n"
+        ))?;
+    }
     if counts != "on" {
         say("warning: track_counts is off: every measured statement bumps every domain\n")?;
     }
-    Ok(true)
+    Ok(state == SchemaState::Current)
 }
 
 /// `turnstile explain`.

@@ -59,6 +59,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// How long running transactions may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// How soon a peer is noticed that went without a word.
+    pub tcp: Tcp,
     /// Pause between two looks for changes of the catalog.
     pub catalog_refresh: Duration,
     /// Pause between two folds.
@@ -67,6 +69,31 @@ pub struct Config {
     pub audit_around: AuditAround,
     /// Pause between two looks for them.
     pub audit_interval: Duration,
+}
+
+/// TCP of clients and servers, as PostgreSQL's settings of these names; 0: the system's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tcp {
+    /// `tcp_keepalives_idle`: silence before the first probe.
+    pub keepalives_idle: Duration,
+    /// `tcp_keepalives_interval`: between two probes.
+    pub keepalives_interval: Duration,
+    /// `tcp_keepalives_count`: probes without an answer.
+    pub keepalives_count: u32,
+    /// `tcp_user_timeout`: how long what was sent may stay unacknowledged.
+    pub user_timeout: Duration,
+}
+
+impl Default for Tcp {
+    /// A peer that is gone is noticed within two minutes.
+    fn default() -> Self {
+        Self {
+            keepalives_idle: Duration::from_secs(60),
+            keepalives_interval: Duration::from_secs(10),
+            keepalives_count: 6,
+            user_timeout: Duration::from_secs(120),
+        }
+    }
 }
 
 /// Encryption of clients' connections.
@@ -195,6 +222,8 @@ pub struct ConfigFile {
     #[serde(default)]
     tls: TlsSection,
     #[serde(default)]
+    tcp: TcpSection,
+    #[serde(default)]
     auth: AuthSection,
     #[serde(default)]
     domains: BTreeMap<String, String>,
@@ -260,6 +289,15 @@ struct AuthSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct TcpSection {
+    keepalives_idle: Option<u64>,
+    keepalives_interval: Option<u64>,
+    keepalives_count: Option<u32>,
+    user_timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CatalogSection {
     refresh_ms: Option<u64>,
 }
@@ -270,9 +308,11 @@ impl ConfigFile {
     /// # Errors
     /// [`ConfigError::File`], with line and column.
     pub fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| ConfigError::File {
-            file: name.to_owned(),
-            reason: error.to_string().trim_end().to_owned(),
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            // Not the line itself: it may hold a password.
+            let line = error.span().map(|span| 1 + text.get(..span.start).unwrap_or_default().matches('\n').count());
+            let at = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            ConfigError::File { file: name.to_owned(), reason: format!("{at}{}", error.message().trim_end()) }
         })
     }
 
@@ -358,12 +398,35 @@ impl Config {
                 30_000,
                 0..=86_400_000,
             )?,
+            tcp: tcp(&file.tcp)?,
             catalog_refresh: millis("catalog.refresh_ms", file.catalog.refresh_ms, 1_000, 10..=3_600_000)?,
             fold_interval: millis("control.fold_interval_ms", file.control.fold_interval_ms, 250, 10..=3_600_000)?,
             audit_around: file.audit.around.unwrap_or(if args.audit { AuditAround::Report } else { AuditAround::Off }),
             audit_interval: millis("audit.interval_ms", file.audit.interval_ms, 10_000, 100..=3_600_000)?,
         })
     }
+}
+
+fn tcp(section: &TcpSection) -> Result<Tcp, ConfigError> {
+    let defaults = Tcp::default();
+    let seconds = |key, given, default: Duration| {
+        Ok::<_, ConfigError>(Duration::from_secs(in_range(key, given, default.as_secs(), 0..=86_400)?))
+    };
+    Ok(Tcp {
+        keepalives_idle: seconds("tcp.keepalives_idle", section.keepalives_idle, defaults.keepalives_idle)?,
+        keepalives_interval: seconds(
+            "tcp.keepalives_interval",
+            section.keepalives_interval,
+            defaults.keepalives_interval,
+        )?,
+        keepalives_count: in_range(
+            "tcp.keepalives_count",
+            section.keepalives_count,
+            defaults.keepalives_count,
+            0..=100,
+        )?,
+        user_timeout: millis("tcp.user_timeout_ms", section.user_timeout_ms, 120_000, 0..=86_400_000)?,
+    })
 }
 
 fn tls(args: &ServeArgs, section: &TlsSection) -> Result<Option<TlsConfig>, ConfigError> {
@@ -573,7 +636,21 @@ mod tests {
             "busy_poll_us = \"10001\": expected 0 to 10000"
         );
         assert!(refused("server = \"host=x\"\n[tenant]\nsettings = [\"x; DROP\"]").contains("session setting"));
-        let secret = refused("server = \"postgres://app:hunter2@db:port/app\"");
-        assert!(!secret.contains("hunter2") && secret.contains("app:***@db"), "{secret}");
+        for secret in [
+            "postgres://app:hunter2@db:port/app",
+            "postgres://app:hunter2@/app?port=x",
+            "postgresql://app@db:port/app?password=hunter2",
+            "host=db password=hunter2 port=x",
+            "host=db password=my hunter2 user=app",
+            "host=db password = 'hunter2",
+            "host=db PASSWORD=hunter2",
+            "host=db password=a hunter2=b",
+            "hunter2",
+        ] {
+            let words = refused(&format!("server = {secret:?}"));
+            assert!(words.starts_with("server = ") && !words.contains("hunter2"), "{words}");
+        }
+        let unquoted = refused("listen = \"x\"\nserver = \"postgres://app:hunter2\"@db/app\"");
+        assert!(unquoted.contains("line 2") && !unquoted.contains("hunter2"), "{unquoted}");
     }
 }

@@ -124,6 +124,19 @@ pub const WORKERS_MAX: usize = 1_024;
 /// is kept busy for what a person notices.
 pub const BUSY_POLL_MICROS_MAX: u64 = 10_000;
 
+/// Most connections to the admin endpoints at a time, one more ends the oldest: more than scrapers and probes need, few
+/// enough to leave clients their descriptors.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+/// Longest silence on one of them: more than the usual pause between two scrapes.
+pub const ADMIN_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// File descriptors for what is no client: listeners, event loops, admin and control connections of some databases.
+pub const OTHER_DESCRIPTORS: u64 = 256;
+
+/// Shortest pause between two warnings of refused clients; those in between are counted.
+pub const REFUSAL_WARNING_PAUSE: Duration = Duration::from_secs(1);
+
 /// Most cancel requests at work at once; more wait in the listen queue of their own connections.
 pub const CANCELS_MAX: usize = 64;
 

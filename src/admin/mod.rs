@@ -1,5 +1,9 @@
 //! HTTP for operators: `/metrics` (Prometheus text), `/live` (the process runs), `/ready` (clients
-//! are accepted and the control plane reaches the server).
+//! are accepted, the server takes connections, and the control plane reaches it).
+//!
+//! Nobody has to log in here: connections are few, and none lives long without asking.
+
+mod bounded;
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +16,9 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::bounded::Bounded;
 use crate::catalog::control::{ControlError, ControlPool};
+use crate::proxy::connect::{Server, connect};
 use crate::telemetry::metrics::Metrics;
 
 /// What the endpoints look at.
@@ -24,6 +30,8 @@ pub struct Admin {
     pub drain: CancellationToken,
     /// Control connections to the configured database.
     pub control: ControlPool,
+    /// Where clients are relayed to, which may be a pooler.
+    pub server: Server,
 }
 
 impl std::fmt::Debug for Admin {
@@ -42,7 +50,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken)
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(admin);
-    axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await
+    axum::serve(Bounded::new(listener), router).with_graceful_shutdown(async move { stop.cancelled().await }).await
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -52,6 +60,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 async fn ready(State(admin): State<Admin>) -> Response {
     if admin.drain.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    if let Err(error) = connect(&admin.server).await {
+        let words = format!("the server {} takes no connections: {error}\n", admin.server.address);
+        return (StatusCode::SERVICE_UNAVAILABLE, words).into_response();
     }
     let asked = async {
         let client = admin.control.get().await?;

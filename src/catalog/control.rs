@@ -111,6 +111,19 @@ async fn connect_until(
 fn control_config(config: &Config, database: &str) -> tokio_postgres::Config {
     let mut control = with_settings(config.control.config.clone());
     control.dbname(database).application_name("turnstile control").connect_timeout(limits::CONNECT_TIMEOUT);
+    let tcp = config.tcp;
+    if !tcp.keepalives_idle.is_zero() {
+        control.keepalives_idle(tcp.keepalives_idle);
+    }
+    if !tcp.keepalives_interval.is_zero() {
+        control.keepalives_interval(tcp.keepalives_interval);
+    }
+    if tcp.keepalives_count > 0 {
+        control.keepalives_retries(tcp.keepalives_count);
+    }
+    if !tcp.user_timeout.is_zero() {
+        control.tcp_user_timeout(tcp.user_timeout);
+    }
     control
 }
 

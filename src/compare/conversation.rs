@@ -10,7 +10,7 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, Scr
 
 use super::script::Flight;
 use super::transcript::{Answers, Ending, Masker};
-use crate::config::{ServerUrl, server_address};
+use crate::config::{ServerUrl, Tcp, server_address};
 use crate::limits;
 use crate::proxy::connect::{Server, connect};
 use crate::proxy::socket::Socket;
@@ -49,7 +49,7 @@ impl Conversation {
     /// # Errors
     /// Of the network; the server's refusal.
     pub(super) async fn log_in(url: &ServerUrl, database: &str, masker: Masker) -> anyhow::Result<(Self, Answers)> {
-        let server = Server::new(server_address(&url.config)?, url.tls.clone())?;
+        let server = Server::new(server_address(&url.config)?, url.tls.clone(), Tcp::default())?;
         let socket = connect(&server).await.with_context(|| format!("cannot connect to {}", server.address))?;
         let mut conversation = Self { socket, input: Vec::new(), ended: false, masker };
         let user = url.config.get_user().context("the connection string names no user")?;

@@ -49,17 +49,16 @@ pub struct ServerUrl {
 /// # Errors
 /// [`ConfigError::Value`].
 pub fn parse_server(key: &'static str, text: &str) -> Result<ServerUrl, ConfigError> {
-    let refused = |reason: String| ConfigError::Value { key, value: without_password(text), reason };
+    // Where a password ends in a string that cannot be read, nobody knows: none of it is shown.
+    let refused = |reason: String| ConfigError::Value { key, value: "(not shown)".into(), reason };
     let (rest, parameters) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         split_url(text)
     } else {
         split_pairs(text).ok_or_else(|| refused("it is no connection string".into()))?
     };
     let tls = server_tls(&parameters).map_err(refused)?;
-    let mut config: tokio_postgres::Config = rest.parse().map_err(|error: tokio_postgres::Error| {
-        use std::error::Error as _;
-        refused(error.source().map_or_else(|| error.to_string(), ToString::to_string))
-    })?;
+    let mut config: tokio_postgres::Config =
+        rest.parse().map_err(|error: tokio_postgres::Error| refused(why_unreadable(&error)))?;
     let is_socket = matches!(config.get_hosts(), [tokio_postgres::config::Host::Unix(_)]);
     let tls = if is_socket { ServerTls { mode: SslMode::Disable, ..tls } } else { tls };
     config.ssl_mode(match tls.mode {
@@ -75,6 +74,17 @@ pub fn parse_server(key: &'static str, text: &str) -> Result<ServerUrl, ConfigEr
         0 => Err(refused("it names no host".into())),
         _ => Err(refused("it names several hosts; give one".into())),
     }
+}
+
+/// What is wrong, without a word of the string: what is taken for an option may be a part of the password.
+fn why_unreadable(error: &tokio_postgres::Error) -> String {
+    use std::error::Error as _;
+    let words = error.source().map(ToString::to_string).unwrap_or_default();
+    if words.starts_with("invalid value for option") {
+        return words;
+    }
+    "it cannot be read: special characters in a URL are percent-encoded (@ is %40), values with spaces stand in quotes"
+        .into()
 }
 
 /// Parameters that are ours.
@@ -168,25 +178,6 @@ fn server_tls(parameters: &[(String, String)]) -> Result<ServerTls, String> {
         return Err("sslnegotiation=direct needs sslmode=require or more".into());
     }
     Ok(tls)
-}
-
-/// `postgres://user:secret@host` → `postgres://user:***@host`, `password=secret` → `password=***`.
-fn without_password(url: &str) -> String {
-    let masked: Vec<String> = url
-        .split(' ')
-        .map(|word| match (word.split_once("://"), word.rsplit_once('@')) {
-            (Some((scheme, _)), Some((before, host))) => {
-                let user = before.strip_prefix(scheme).and_then(|user| user.strip_prefix("://")).unwrap_or_default();
-                match user.split_once(':') {
-                    Some((user, _)) => format!("{scheme}://{user}:***@{host}"),
-                    None => word.to_owned(),
-                }
-            }
-            _ if word.starts_with("password") => "password=***".to_owned(),
-            _ => word.to_owned(),
-        })
-        .collect();
-    masked.join(" ")
 }
 
 #[cfg(test)]

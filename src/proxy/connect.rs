@@ -2,10 +2,11 @@
 
 use std::io;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::socket::Socket;
-use crate::config::{ServerAddress, ServerTls, SslMode};
+use crate::config::{ServerAddress, ServerTls, SslMode, Tcp};
 use crate::limits;
 use crate::tls::{ALPN, Connector, SetupError};
 
@@ -21,6 +22,8 @@ pub struct Server {
     pub tls: ServerTls,
     /// How it is encrypted; `None` where it is not.
     pub connector: Option<Connector>,
+    /// How soon it is noticed that it is gone.
+    pub tcp: Tcp,
 }
 
 impl Server {
@@ -28,12 +31,12 @@ impl Server {
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn new(address: ServerAddress, tls: ServerTls) -> Result<Self, SetupError> {
+    pub fn new(address: ServerAddress, tls: ServerTls, tcp: Tcp) -> Result<Self, SetupError> {
         let connector = match &address {
             ServerAddress::Tcp(host, _) => Connector::new(&tls, host)?,
             ServerAddress::Unix(_) => None,
         };
-        Ok(Self { address, tls, connector })
+        Ok(Self { address, tls, connector, tcp })
     }
 }
 
@@ -52,25 +55,51 @@ pub async fn connect(server: &Server) -> io::Result<Socket> {
 }
 
 async fn connect_as_wanted(server: &Server) -> io::Result<Socket> {
-    let socket = dial(&server.address).await?;
+    let dial = || dial(&server.address, server.tcp);
+    let socket = dial().await?;
     let Some(connector) = &server.connector else { return Ok(socket) };
     match encrypt(socket, server, connector).await {
         Ok(Some(socket)) => Ok(socket),
-        Ok(None) => dial(&server.address).await,
+        Ok(None) => dial().await,
         // As libpq: a handshake that fails is no reason not to connect.
         Err(error) if server.tls.mode == SslMode::Prefer => {
             tracing::debug!(%error, "TLS failed; sslmode=prefer goes on without");
-            dial(&server.address).await
+            dial().await
         }
         Err(error) => Err(error),
     }
 }
 
-async fn dial(address: &ServerAddress) -> io::Result<Socket> {
+/// Sends small packets at once, and notices a peer that went without a word.
+///
+/// # Errors
+/// Of the socket: it is gone already.
+pub fn tune(stream: &TcpStream, tcp: Tcp) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let mut keepalive = TcpKeepalive::new();
+    if !tcp.keepalives_idle.is_zero() {
+        keepalive = keepalive.with_time(tcp.keepalives_idle);
+    }
+    if !tcp.keepalives_interval.is_zero() {
+        keepalive = keepalive.with_interval(tcp.keepalives_interval);
+    }
+    if tcp.keepalives_count > 0 {
+        keepalive = keepalive.with_retries(tcp.keepalives_count);
+    }
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    if !tcp.user_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(tcp.user_timeout))?;
+    }
+    Ok(())
+}
+
+async fn dial(address: &ServerAddress, tcp: Tcp) -> io::Result<Socket> {
     match address {
         ServerAddress::Tcp(host, port) => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
+            tune(&stream, tcp)?;
             Ok(stream.into())
         }
         ServerAddress::Unix(path) => UnixStream::connect(path).await.map(Socket::from),
@@ -104,4 +133,35 @@ async fn encrypt(mut socket: Socket, server: &Server, connector: &Connector) -> 
         return Err(io::Error::new(io::ErrorKind::InvalidData, "direct TLS without ALPN: the server is no PostgreSQL"));
     }
     Ok(Some(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn peers_that_go_without_a_word_are_noticed() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let options = |tcp: Tcp| {
+            tune(&stream, tcp).unwrap();
+            let socket = SockRef::from(&stream);
+            assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+            let time = socket.tcp_keepalive_time().unwrap();
+            (time, socket.tcp_keepalive_interval().unwrap(), socket.tcp_keepalive_retries().unwrap())
+        };
+        let system = options(Tcp {
+            keepalives_idle: Duration::ZERO,
+            keepalives_interval: Duration::ZERO,
+            keepalives_count: 0,
+            user_timeout: Duration::ZERO,
+        });
+        assert!(system.0 > Duration::from_secs(60), "{system:?}");
+        let tuned = options(Tcp::default());
+        assert_eq!(tuned, (Duration::from_secs(60), Duration::from_secs(10), 6));
+        #[cfg(target_os = "linux")]
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    }
 }

@@ -1,9 +1,9 @@
 //! Accepts clients, reads their startup packets, and starts a [`Connection`] for each.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::authentication::{Outcome, authenticate};
 use super::cancel;
-use super::connect::{Server, connect};
+use super::connect::{Server, connect, tune};
 use super::connection::{Begun, Connection, Ending};
 use super::late::LateBumps;
 use super::login::{Login, LoginError, log_in};
@@ -60,6 +60,7 @@ pub struct Proxy {
     open: AtomicUsize,
     accepted: AtomicU64,
     cancels: Semaphore,
+    warned: Warned,
     /// Random for each process: no client can guess our names.
     nonce: u64,
     /// The same, for roles without a verifier.
@@ -107,6 +108,7 @@ impl Proxy {
             open: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             cancels: Semaphore::new(limits::CANCELS_MAX),
+            warned: Warned::default(),
             nonce,
             secret,
         }))
@@ -147,7 +149,7 @@ impl Proxy {
     async fn serve(self: Arc<Self>, client: TcpStream) {
         let admitted = Admitted::new(&self);
         // A socket that is gone already will say so when it is read.
-        let _gone = client.set_nodelay(true);
+        let _gone = tune(&client, self.parts.config.tcp);
         let mut client = Socket::from(client);
         match self.session(&mut client, &admitted).await {
             Ok(Some(start)) => self.relay(start, client, admitted),
@@ -317,7 +319,7 @@ impl Proxy {
                 "Turnstile's tls.client_cert is verify-full: the certificate's common name must be the role.",
                 &mut message,
             ),
-            Refusal::Login(role, error) => refuse_login(role, error, &mut message),
+            Refusal::Login(role, error) => refuse_login(role, error, &self.warned, &mut message),
             Refusal::Full => encode::fatal(
                 "53300",
                 "sorry, too many clients already",
@@ -325,7 +327,7 @@ impl Proxy {
                 &mut message,
             ),
             Refusal::Catalog(error) => {
-                tracing::warn!(%error, "client refused");
+                self.warned.refused(&error);
                 let words = format!("turnstile cannot serve this database: {error}");
                 encode::fatal(
                     "57P03",
@@ -334,8 +336,17 @@ impl Proxy {
                     &mut message,
                 );
             }
+            Refusal::Server(_, error) if is_out_of_descriptors(error) => {
+                self.warned.refused(&refusal);
+                encode::fatal(
+                    "53000",
+                    "turnstile has no file descriptor left for a connection to the server",
+                    "Raise its limit of open files (`ulimit -n`, LimitNOFILE), or lower connections_max.",
+                    &mut message,
+                );
+            }
             Refusal::Server(..) => {
-                tracing::warn!(%refusal, "client refused");
+                self.warned.refused(&refusal);
                 let words = format!("turnstile cannot reach {refusal}");
                 encode::fatal(
                     "08001",
@@ -356,7 +367,32 @@ const fn is_watched(message: &StartupMessage<'_>) -> bool {
     !message.replication && message.version.0 == 3 && !message.database.is_empty()
 }
 
-fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {
+/// EMFILE, ENFILE.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+/// Warnings of refused clients: one a second, with the number of those that were not written.
+#[derive(Debug, Default)]
+struct Warned {
+    last: Mutex<Option<Instant>>,
+    kept_back: AtomicU64,
+}
+
+impl Warned {
+    fn refused(&self, reason: &dyn std::fmt::Display) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < limits::REFUSAL_WARNING_PAUSE) {
+            self.kept_back.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        *last = Some(Instant::now());
+        let kept_back = self.kept_back.swap(0, Ordering::Relaxed);
+        tracing::warn!(%reason, kept_back, "client refused");
+    }
+}
+
+fn refuse_login(role: &str, error: &LoginError, warned: &Warned, message: &mut Vec<u8>) {
     match error {
         LoginError::Client(ScramError::Proof) => {
             encode::fatal("28P01", &format!("password authentication failed for user \"{role}\""), "", message);
@@ -366,7 +402,7 @@ fn refuse_login(role: &str, error: &LoginError, message: &mut Vec<u8>) {
         }
         LoginError::Client(_) => encode::fatal("28000", &error.to_string(), "", message),
         _ => {
-            tracing::warn!(%error, "client refused");
+            warned.refused(error);
             let hint = match error {
                 LoginError::Impossible(_) => {
                     "Give Turnstile the roles' verifiers (auth.verifiers_file or auth.verifiers_query), or do not encrypt one of the connections."

@@ -31,8 +31,8 @@ fn install_status_explain_uninstall() {
     assert_eq!((code, out.as_str()), (Some(1), "schema turbo is not installed; run `turnstile install`\n"));
     let (code, _, err) = run(&["explain", "SELECT 1"]);
     assert!(code == Some(1) && err.contains("run `turnstile install`"), "{err}");
-    assert_eq!(run(&["install"]).1, "schema turbo is installed, version 1\n");
-    assert_eq!(run(&["install"]).1, "schema turbo was installed already, version 1\n");
+    assert_eq!(run(&["install"]).1, "schema turbo is installed, version 2\n");
+    assert_eq!(run(&["install"]).1, "schema turbo was installed already, version 2\n");
     let sql = "CREATE TABLE tv_user (id int, tenant_id uuid); INSERT INTO turbo.tb_domain_cascade VALUES ('user', 'feed'); \
                CREATE FUNCTION f() RETURNS void LANGUAGE sql AS $$ DELETE FROM tv_user $$";
     assert!(
@@ -40,6 +40,20 @@ fn install_status_explain_uninstall() {
     );
     let (code, out, _) = run(&["status"]);
     assert!(code == Some(0) && out.contains("tracked domains: user") && out.contains("user -> feed"), "{out}");
+    let psql = |sql: &str| {
+        let status = Command::new(cluster.bin_dir().join("psql")).args(["-q", "-d", &url, "-c", sql]).status().unwrap();
+        assert!(status.success(), "{sql}");
+    };
+    assert!(!out.contains("warning"), "{out}");
+    psql("CREATE PUBLICATION everything FOR ALL TABLES; CREATE UNLOGGED TABLE tv_gone (id int)");
+    for command in ["status", "install"] {
+        let (_, out, _) = run(&[command]);
+        assert!(
+            out.contains("schema turbo: everything. A subscriber without") && out.contains("unlogged tables: tv_gone"),
+            "{out}"
+        );
+    }
+    psql("DROP PUBLICATION everything; DROP TABLE tv_gone");
     let (code, out, _) = run(&[
         "explain",
         "UPDATE tv_user SET id = 1 WHERE tenant_id = '11111111-1111-1111-1111-111111111111'; SELECT f(); SELECT 1",

@@ -115,6 +115,61 @@ async fn admin_endpoints() {
     assert_eq!(http(admin, "/ready").await.0, 503);
 }
 
+/// Strangers may connect to the admin endpoints and say nothing: few at a time, and nobody's client is refused for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_the_admin_endpoints() {
+    let env = Env::new(Route::Direct).await;
+    let admin = env.running.as_ref().unwrap().admin.unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(admin).await.unwrap());
+    }
+    // Ours here, and those of Turnstile.
+    let most = before + 300 + turnstile::limits::ADMIN_CONNECTIONS_MAX;
+    eventually("the oldest are gone", async || (most - 8..=most + 4).contains(&descriptors())).await;
+    // One that asks is answered.
+    assert_eq!(http(admin, "/live").await, (200, "live\n".into()));
+    Wire::login(env.port).ask(&query("SELECT 1"));
+    drop(silent);
+    env.stop().await;
+}
+
+/// A process starts while another one that still drains has the admin port, and takes it over.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_admin_port_is_still_taken() {
+    let env = Env::new(Route::Direct).await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let args = turnstile::cli::ServeArgs {
+        listen: Some("127.0.0.1:0".into()),
+        admin_listen: Some(address.to_string()),
+        server: Some(env.cluster.url("postgres")),
+        ..Default::default()
+    };
+    let config = turnstile::config::Config::new(&args, &Default::default()).unwrap();
+    let running = turnstile::app::Running::start(config).await.unwrap();
+    Wire::login(running.listen.port()).ask(&query("SELECT 1"));
+    drop(taken);
+    eventually("it is there", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+    assert_eq!(http(address, "/ready").await, (200, "ready\n".into()));
+    running.shutdown().await;
+    env.stop().await;
+}
+
+/// A pooler that is gone is told from a server that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_tells_both_paths() {
+    let mut env = Env::new(Route::Bouncer).await;
+    let admin = env.running.as_ref().unwrap().admin.unwrap();
+    assert_eq!(http(admin, "/ready").await.0, 200);
+    env.stop_bouncer();
+    let (status, words) = http(admin, "/ready").await;
+    assert!(status == 503 && words.contains("takes no connections"), "{words}");
+    env.stop().await;
+}
+
 /// Status and body of a GET.
 async fn http(address: std::net::SocketAddr, path: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

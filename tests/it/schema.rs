@@ -139,3 +139,72 @@ async fn nobody_moves_a_version_back() {
     assert_eq!((before, after), (2_000_002, 2_000_002));
     env.stop().await;
 }
+
+/// The schema of an older Turnstile is upgraded in place: versions stay, and so does what reads them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schema_is_upgraded() {
+    let env = Env::with(Setup { tables: false, ..Setup::default() }).await;
+    env.direct(
+        "CREATE SCHEMA turbo; CREATE TABLE turbo.tb_schema_migration (version int PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, \
+         applied_at timestamptz NOT NULL DEFAULT now(), applied_by text NOT NULL DEFAULT current_user)",
+    )
+    .await;
+    // Commit 3bc8d0b, as it was.
+    env.direct(include_str!("upgrade/3bc8d0b.sql")).await;
+    env.direct("INSERT INTO turbo.tb_schema_migration VALUES (1, 'versions', '666c3c74389b3cad5f3166cee38d5921ca17b086509de74f52bb7f7a0b9ff675')").await;
+    env.direct(
+        "CREATE TABLE tv_user (id int, tenant_id uuid); CREATE ROLE stranger LOGIN; GRANT ALL ON tv_user TO stranger;
+         CREATE VIEW mine AS SELECT domain, version FROM turbo.tb_domain_version WHERE tenant_id IS NULL",
+    )
+    .await;
+    for work in ["SELECT turbo.fn_fold(100)", "SELECT 1"] {
+        env.direct(&format!("SELECT turbo.fn_bump_one('{T1}', 'user', 3, false, 'always', 'old')")).await;
+        env.direct("SELECT turbo.fn_bump_one(NULL, 'user', 4, false, 'always', 'old')").await;
+        env.direct(work).await;
+    }
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Older(1));
+    let version = async |tenant: Option<&str>| -> i64 {
+        let sql = "SELECT turbo.fn_domain_version($1::text::uuid, 'user')";
+        env.direct.query_one(sql, &[&tenant]).await.unwrap().get(0)
+    };
+    assert_eq!((version(Some(T1)).await, version(None).await), (14, 8));
+    versions::install(&env.direct).await.unwrap();
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Current);
+    assert_eq!((version(Some(T1)).await, version(None).await), (14, 8));
+    assert_eq!(env.direct.query_one("SELECT version FROM mine", &[]).await.unwrap().get::<_, i64>(0), 8);
+    env.direct("SELECT turbo.fn_fold(100)").await;
+    assert_eq!((version(Some(T1)).await, version(None).await), (14, 8));
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}')")));
+    wire.ask(&query("DO $$ BEGIN INSERT INTO tv_user VALUES (2); END $$"));
+    assert_eq!((version(Some(T1)).await, version(None).await), (16, 9));
+    // What the older one had granted is taken back, and nothing of it is left.
+    env.direct("GRANT stranger TO postgres; SET ROLE stranger").await;
+    assert!(
+        env.direct
+            .batch_execute("INSERT INTO turbo.tb_bump (domain, bumps, summary) VALUES ('user', 1, 'x')")
+            .await
+            .is_err()
+    );
+    env.direct("RESET ROLE").await;
+    let functions = async |client: &tokio_postgres::Client| -> Vec<String> {
+        let sql =
+            "SELECT p.oid::regprocedure::text FROM pg_proc p WHERE pronamespace = 'turbo'::regnamespace ORDER BY 1";
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    };
+    env.direct("CREATE DATABASE fresh").await;
+    let fresh = crate::support::try_connect(env.cluster.port(), "fresh").await.unwrap();
+    versions::install(&fresh).await.unwrap();
+    assert_eq!(functions(&env.direct).await, functions(&fresh).await);
+    // Functions of another build, which do the same: they work, and are made ours.
+    env.direct("UPDATE turbo.tb_schema_code SET checksum = 'x'").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Compatible);
+    versions::install(&env.direct).await.unwrap();
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Current);
+    // Without its data a schema is not complete: nothing is made of it, or removed.
+    env.direct("DELETE FROM turbo.tb_schema_migration").await;
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Incomplete);
+    assert!(versions::install(&env.direct).await.is_err());
+    env.stop().await;
+}

@@ -88,7 +88,7 @@ impl Default for Setup {
 pub struct Env {
     pub running: Option<Running>,
     /// Held for as long as it has to run.
-    _bouncer: Option<Bouncer>,
+    bouncer: Option<Bouncer>,
     /// Straight to PostgreSQL.
     pub direct: Client,
     pub cluster: Cluster,
@@ -136,7 +136,12 @@ impl Env {
         let file = ConfigFile::parse("test", &setup.config).unwrap();
         let running = Running::start(Config::new(&args, &file).unwrap()).await.unwrap();
         let port = running.listen.port();
-        Self { running: Some(running), _bouncer: bouncer, direct, cluster, port }
+        Self { running: Some(running), bouncer, direct, cluster, port }
+    }
+
+    /// The pooler is gone.
+    pub fn stop_bouncer(&mut self) {
+        drop(self.bouncer.take());
     }
 
     /// A client of Turnstile.
