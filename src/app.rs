@@ -422,7 +422,7 @@ pub async fn explain_sql(args: ExplainArgs) -> anyhow::Result<()> {
         other => bail!("{other}"),
     }
     let settings = effect_settings(&args.server, &file)?;
-    let catalog = loader::load(&client, &settings.tenant_column).await?.build(1);
+    let catalog = loader::load(&client, &settings.tenant_column, &loader::load_system(&client).await?).await?.build(1);
     let context = AnalysisContext { catalog: &catalog, settings: &settings, standard_conforming_strings: true };
     say(&explain(&catalog, &analyze(&context, args.sql.as_bytes()), &args.sql))
 }

@@ -8,7 +8,8 @@ SELECT pg_catalog.concat_ws('/',
        OR EXISTS (SELECT FROM turbo.tb_domain_table t WHERE t.table_name = c.relname)),
   (SELECT pg_catalog.concat(count(*), ':', sum(a.xmin::text::bigint)) FROM pg_catalog.pg_attribute a
      JOIN pg_catalog.pg_class c ON c.oid = a.attrelid WHERE c.relpersistence <> 't'),
-  (SELECT pg_catalog.concat(count(*), ':', sum(p.xmin::text::bigint)) FROM pg_catalog.pg_proc p),
+  (SELECT pg_catalog.concat(count(*), ':', sum(p.xmin::text::bigint)) FROM pg_catalog.pg_proc p
+    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.oid = p.pronamespace AND n.nspname LIKE 'pg\_temp\_%')),
   (SELECT pg_catalog.concat(count(*), ':', sum(t.xmin::text::bigint)) FROM pg_catalog.pg_trigger t),
   (SELECT pg_catalog.concat(count(*), ':', sum(r.xmin::text::bigint)) FROM pg_catalog.pg_rewrite r),
   (SELECT pg_catalog.concat(count(*), ':', sum(k.xmin::text::bigint)) FROM pg_catalog.pg_constraint k),

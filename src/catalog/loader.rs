@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
@@ -16,7 +17,7 @@ use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
 use super::control::{self, ControlError, ControlPool};
-use super::rows::{CascadeRow, CatalogRows, FunctionRow, RUNS_SQL, RelationRow, TriggerRow};
+use super::rows::{CascadeRow, CatalogRows, FunctionRow, MENTIONED, RUNS_SQL, RelationRow, SystemRows, TriggerRow};
 use super::{Calls, Catalog};
 use crate::config::{AuditAround, Config};
 use crate::effect::cache::Analyzer;
@@ -50,8 +51,8 @@ pub enum LoadError {
     /// More databases than are watched.
     #[error("more than {limit} databases", limit = limits::DATABASES_MAX)]
     TooMany,
-    /// The first reading took too long.
-    #[error("reading the catalog of database \"{0}\" takes longer than {limit:?}", limit = limits::CATALOG_TIMEOUT)]
+    /// The control connection does not answer.
+    #[error("the control connection to database \"{0}\" has not answered within {limit:?}", limit = limits::CATALOG_TIMEOUT)]
     Slow(String),
 }
 
@@ -70,6 +71,10 @@ pub struct Database {
     /// but a statement that waits for one of its locks will run with it.
     changing: AtomicUsize,
     changed: Notify,
+    /// The reader's connection, for who has to do with the database now and then.
+    control: tokio::sync::Mutex<Option<Arc<Client>>>,
+    /// What is known, for the time behind its being forgotten.
+    former: Mutex<Option<Former>>,
     /// Those who use it now.
     leases: watch::Sender<usize>,
     state: watch::Sender<Option<Result<Presence, LoadError>>>,
@@ -125,10 +130,24 @@ impl Drop for CatalogChange {
     }
 }
 
+/// A catalog that was read, and what it was read of.
+#[derive(Debug, Clone)]
+struct Former {
+    /// Of the database.
+    oid: u32,
+    fingerprint: String,
+    analyzer: Arc<Analyzer>,
+}
+
+/// Catalogs of databases that are not watched any more.
+type Formers = Arc<Mutex<HashMap<String, Former>>>;
+
 /// Whether the control plane found the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Found,
+    /// Its catalog is being read for the first time: sessions that cannot wait measure.
+    Reading,
     /// It is there, but its catalog cannot be read (a definition is locked): sessions measure.
     Unread,
     /// The server, or the pooler in front of it, tells the client.
@@ -179,6 +198,20 @@ impl Database {
         Lease::new(Arc::clone(self))
     }
 
+    /// Runs a query on the reader's connection, between two of its looks; `None` while there is none.
+    ///
+    /// # Errors
+    /// Of the connection.
+    pub async fn query_one(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Option<tokio_postgres::Row>, ControlError> {
+        let shared = self.control.lock().await;
+        let Some(client) = shared.as_ref().filter(|client| !client.is_closed()) else { return Ok(None) };
+        Ok(Some(client.query_one(sql, parameters).await?))
+    }
+
     /// Control connections.
     #[must_use]
     pub const fn pool(&self) -> &ControlPool {
@@ -194,19 +227,22 @@ impl Database {
     /// Waits for the first reading.
     async fn ready(&self) -> Result<Presence, LoadError> {
         let mut state = self.state.subscribe();
-        let wait = async {
-            loop {
-                if let Some(result) = state.borrow_and_update().clone() {
-                    return result;
-                }
-                if state.changed().await.is_err() {
-                    return Err(LoadError::Slow(self.name.clone()));
-                }
+        let slow = || LoadError::Slow(self.name.clone());
+        let mut read = async |patience, enough: fn(Presence) -> bool| {
+            let wait = state.wait_for(|state| match state {
+                Some(Ok(presence)) => enough(*presence),
+                Some(Err(_)) => true,
+                None => false,
+            });
+            match tokio::time::timeout(patience, wait).await {
+                Ok(Ok(state)) => state.clone(),
+                _ => None,
             }
         };
-        tokio::time::timeout(limits::CATALOG_TIMEOUT, wait)
-            .await
-            .unwrap_or_else(|_| Err(LoadError::Slow(self.name.clone())))
+        if let Some(known) = read(limits::CATALOG_PATIENCE, |presence| presence != Presence::Reading).await {
+            return known;
+        }
+        read(limits::CATALOG_TIMEOUT, |_| true).await.unwrap_or_else(|| Err(slow()))
     }
 }
 
@@ -216,6 +252,7 @@ pub struct Databases {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     known: Arc<Mutex<HashMap<String, Arc<Database>>>>,
+    formers: Formers,
     tasks: tokio_util::task::TaskTracker,
     stop: CancellationToken,
 }
@@ -224,7 +261,14 @@ impl Databases {
     /// None yet; readers and fold workers run until `stop`.
     #[must_use]
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
-        Self { config, metrics, known: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), stop }
+        Self {
+            config,
+            metrics,
+            known: Arc::default(),
+            formers: Arc::default(),
+            tasks: tokio_util::task::TaskTracker::new(),
+            stop,
+        }
     }
 
     /// The database of this name, its catalog read at least once. Some time after the last lease has ended the database
@@ -244,7 +288,7 @@ impl Databases {
             database.lose_sight();
         }
         match database.ready().await {
-            Ok(Presence::Found | Presence::Unread) => Ok(database),
+            Ok(Presence::Found | Presence::Reading | Presence::Unread) => Ok(database),
             Ok(Presence::NotFound) => {
                 self.forget(&database);
                 Ok(database)
@@ -284,6 +328,10 @@ impl Databases {
         self.tasks.wait().await;
     }
 
+    fn take_former(&self, name: &str) -> Option<Former> {
+        self.formers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(name)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Database>>> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -309,6 +357,8 @@ impl Databases {
             seen: AtomicU64::new(0),
             changing: AtomicUsize::new(0),
             changed: Notify::new(),
+            control: tokio::sync::Mutex::new(None),
+            former: Mutex::new(None),
             leases: watch::Sender::new(0),
             state: watch::Sender::new(None),
             may_install: AtomicBool::new(may_install),
@@ -321,6 +371,10 @@ impl Databases {
             metrics: Arc::clone(&self.metrics),
             generation: 0,
             fingerprint: String::new(),
+            snapshot: String::new(),
+            system: None,
+            took: Duration::ZERO,
+            former: self.take_former(name),
             declared: false,
             has_unseen_domains: false,
             connected_before: false,
@@ -345,7 +399,7 @@ impl Databases {
         // A look for writes around us goes on without clients.
         if self.config.audit_around == AuditAround::Off {
             let closed = database.closed.clone();
-            let unused = forget_unused(Arc::clone(&database), Arc::clone(&self.known));
+            let unused = forget_unused(Arc::clone(&database), Arc::clone(&self.known), Arc::clone(&self.formers));
             self.tasks.spawn(async move { closed.run_until_cancelled(unused).await });
         }
         Ok((Lease::new(database), false))
@@ -353,7 +407,7 @@ impl Databases {
 }
 
 /// Forgets a database that nobody has used for [`limits::DATABASE_LINGER`].
-async fn forget_unused(database: Arc<Database>, known: Arc<Mutex<HashMap<String, Arc<Database>>>>) {
+async fn forget_unused(database: Arc<Database>, known: Arc<Mutex<HashMap<String, Arc<Database>>>>, formers: Formers) {
     let mut leases = database.leases.subscribe();
     loop {
         if leases.wait_for(|leases| *leases == 0).await.is_err() {
@@ -366,6 +420,11 @@ async fn forget_unused(database: Arc<Database>, known: Arc<Mutex<HashMap<String,
         let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // Leases begin under this lock.
         if *database.leases.borrow() == 0 {
+            let former = database.former.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let mut formers = formers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(former) = former.filter(|_| formers.len() < limits::FORMER_CATALOGS_MAX) {
+                formers.insert(database.name.clone(), former);
+            }
             known.remove(&database.name);
             database.closed.cancel();
             return;
@@ -380,6 +439,14 @@ struct Reader {
     metrics: Arc<Metrics>,
     generation: u64,
     fingerprint: String,
+    /// Of before it was taken.
+    snapshot: String,
+    /// Of the server that the connection leads to.
+    system: Option<Arc<SystemRows>>,
+    /// What was known when the database was forgotten.
+    former: Option<Former>,
+    /// How long the last reading took.
+    took: Duration,
     /// What the configuration says of domains and cascades is written.
     declared: bool,
     /// Domains could not be made known to readers: it is tried again.
@@ -405,7 +472,8 @@ impl Reader {
                 tracing::warn!(database = %self.database.name, %error, "cannot read the catalog");
             }
             self.database.state.send_if_modified(|state| {
-                let first_or_better = state.is_none() || outcome.is_ok();
+                let first_or_better =
+                    state.is_none() || matches!(state, Some(Ok(Presence::Reading))) || outcome.is_ok();
                 if first_or_better {
                     *state = Some(outcome);
                 }
@@ -420,8 +488,8 @@ impl Reader {
             if failed {
                 tokio::time::sleep(pause).await;
             } else {
-                // Applications that make temporary tables all the time must not keep us reading.
-                tokio::time::sleep(limits::CATALOG_PAUSE.min(pause)).await;
+                // Applications that make definitions all the time must not keep us reading.
+                tokio::time::sleep(limits::CATALOG_PAUSE.max(self.took)).await;
                 let _ = tokio::time::timeout(pause, self.database.changed.notified()).await;
             }
         }
@@ -434,6 +502,7 @@ impl Reader {
         }
         self.connection = None;
         self.fingerprint.clear();
+        self.system = None;
         self.declared = false;
         let database = Arc::downgrade(&self.database);
         let ended = move || {
@@ -449,6 +518,9 @@ impl Reader {
     /// Reads the catalog if it may have changed.
     async fn refresh(&mut self) -> Result<Presence, LoadError> {
         let mut reported = self.database.reported.load(Ordering::Acquire);
+        let database = Arc::clone(&self.database);
+        // The fold worker uses the same connection in between.
+        let mut shared = database.control.lock().await;
         let connection = match self.connected().await {
             Ok(connection) => connection,
             Err(error) if error.no_such_database => {
@@ -464,6 +536,7 @@ impl Reader {
             Err(error) => return Err(self.control_error(&error)),
         };
         self.connected_before = true;
+        *shared = Some(Arc::clone(&connection));
         let server = ServerState::look(&connection).await.map_err(|error| self.control_error(&error.into()))?;
         let state = self.schema_state(&connection, server).await?;
         self.metrics.set_installed(&self.database.name, state.is_some());
@@ -474,22 +547,28 @@ impl Reader {
         if !server.in_recovery {
             self.incarnate(&connection).await;
         }
-        if self.has_unseen_domains && !server.in_recovery {
-            self.fingerprint.clear();
-        }
-        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
+        let tries_again = self.has_unseen_domains && !server.in_recovery;
+        // Nothing in the cluster has committed since the last look.
+        let snapshot = snapshot(&connection).await.map_err(|error| self.control_error(&error.into()))?;
         let unreported = reported == self.database.seen.load(Ordering::Acquire);
-        if unreported && fingerprint == self.fingerprint {
+        if unreported && !tries_again && !self.fingerprint.is_empty() && snapshot == self.snapshot {
             return Ok(Presence::Found);
         }
-        if unreported {
-            // Somebody else's change: until it is read nothing that is known holds.
-            reported = self.database.reported.fetch_add(1, Ordering::AcqRel) + 1;
+        self.snapshot = snapshot;
+        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
+        if unreported && fingerprint == self.fingerprint && !tries_again {
+            return Ok(Presence::Found);
         }
-        let column = &self.config.effect.tenant_column;
-        let rows = match load(&connection, column).await {
+        if self.recall(server, &fingerprint, reported) {
+            return Ok(Presence::Found);
+        }
+        if self.fingerprint.is_empty() {
+            reported = self.begin_reading();
+        }
+        let start = Instant::now();
+        let rows = match self.load(&connection).await {
             // A definition was dropped between listing and printing it.
-            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => load(&connection, column).await,
+            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => self.load(&connection).await,
             other => other,
         };
         let rows = match rows {
@@ -500,6 +579,7 @@ impl Reader {
         };
         self.generation += 1;
         let mut catalog = rows.build(self.generation);
+        self.took = start.elapsed();
         self.has_unseen_domains = server.in_recovery && !catalog.domains.is_empty();
         if !server.in_recovery
             && let Err(error) = versions::register_domains(&connection, &catalog.domains).await
@@ -511,7 +591,51 @@ impl Reader {
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
         self.fingerprint = fingerprint;
         self.publish(catalog, reported);
+        self.note_former(server);
         Ok(Presence::Found)
+    }
+
+    /// The schema is there: a client that has waited long enough goes on with everything measured.
+    fn begin_reading(&self) -> u64 {
+        let reported = self.database.reported.fetch_add(1, Ordering::AcqRel) + 1;
+        let catalog = CatalogRows { installed: true, ..CatalogRows::default() }.build(0);
+        self.database.analyzer.store(Arc::new(Analyzer::new(catalog, self.config.effect.clone())));
+        self.database.state.send_if_modified(|state| {
+            let first = state.is_none();
+            if first {
+                *state = Some(Ok(Presence::Reading));
+            }
+            first
+        });
+        reported
+    }
+
+    /// The catalog of before the database was forgotten, if nothing of it has changed since.
+    fn recall(&mut self, server: ServerState, fingerprint: &str, reported: u64) -> bool {
+        let same = |former: &Former| former.oid == server.oid && former.fingerprint == fingerprint;
+        let Some(former) = self.former.take().filter(same) else { return false };
+        self.generation = former.analyzer.catalog.generation;
+        self.has_unseen_domains = former.analyzer.catalog.has_unseen_domains;
+        self.fingerprint = former.fingerprint;
+        self.database.analyzer.store(former.analyzer);
+        self.database.seen.store(reported, Ordering::Release);
+        self.note_former(server);
+        true
+    }
+
+    /// What is known now, should the database be forgotten.
+    fn note_former(&self, server: ServerState) {
+        let analyzer = self.database.analyzer.load_full();
+        let former = Former { oid: server.oid, fingerprint: self.fingerprint.clone(), analyzer };
+        *self.database.former.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(former);
+    }
+
+    async fn load(&mut self, client: &Client) -> Result<CatalogRows, tokio_postgres::Error> {
+        let system = match &self.system {
+            Some(system) => Arc::clone(system),
+            None => Arc::clone(self.system.insert(load_system(client).await?)),
+        };
+        load(client, &self.config.effect.tenant_column, &system).await
     }
 
     /// The schema is there, the catalog cannot be read now. What is known stays, but is not fresh.
@@ -599,6 +723,8 @@ impl Reader {
 /// What decides whether anything of ours can be written.
 #[derive(Debug, Clone, Copy)]
 struct ServerState {
+    /// Of the database: its name may belong to another one tomorrow.
+    oid: u32,
     /// A hot standby.
     in_recovery: bool,
     /// Others are made of it: nothing is installed there by itself.
@@ -609,12 +735,12 @@ impl ServerState {
     async fn look(client: &Client) -> Result<Self, tokio_postgres::Error> {
         let row = client
             .query_one(
-                "SELECT pg_catalog.pg_is_in_recovery(), d.datistemplate FROM pg_catalog.pg_database d \
+                "SELECT d.oid, pg_catalog.pg_is_in_recovery(), d.datistemplate FROM pg_catalog.pg_database d \
                   WHERE d.datname = pg_catalog.current_database()",
                 &[],
             )
             .await?;
-        Ok(Self { in_recovery: row.try_get(0)?, is_template: row.try_get(1)? })
+        Ok(Self { oid: row.try_get(0)?, in_recovery: row.try_get(1)?, is_template: row.try_get(2)? })
     }
 }
 
@@ -624,65 +750,91 @@ async fn fingerprint(client: &Client) -> Result<String, tokio_postgres::Error> {
     row.try_get(0)
 }
 
+async fn snapshot(client: &Client) -> Result<String, tokio_postgres::Error> {
+    client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?.try_get(0)
+}
+
 /// Reads everything.
 ///
 /// # Errors
 /// Of the connection.
-pub async fn load(client: &Client, tenant_column: &str) -> Result<CatalogRows, tokio_postgres::Error> {
+pub async fn load(
+    client: &Client,
+    tenant_column: &str,
+    system: &Arc<SystemRows>,
+) -> Result<CatalogRows, tokio_postgres::Error> {
     // One snapshot for all of it: a single batch of pipelined queries in one transaction.
     let begin = format!(
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL lock_timeout = {}",
+        // The price that the planner puts on these queries would have them compiled, and aggregates spill.
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL work_mem = '32MB'; \
+         SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = {}",
         limits::CATALOG_LOCK_TIMEOUT.as_millis()
     );
     client.batch_execute(&begin).await?;
-    let rows = load_in_transaction(client, tenant_column).await;
+    let rows = load_in_transaction(client, tenant_column, system).await;
     client.batch_execute("COMMIT").await?;
     rows
 }
 
-async fn load_in_transaction(client: &Client, tenant_column: &str) -> Result<CatalogRows, tokio_postgres::Error> {
+async fn load_in_transaction(
+    client: &Client,
+    tenant_column: &str,
+    system: &Arc<SystemRows>,
+) -> Result<CatalogRows, tokio_postgres::Error> {
     let pairs = |rows: Vec<tokio_postgres::Row>| -> Result<Vec<(String, String)>, tokio_postgres::Error> {
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     };
-    let names = |rows: Vec<tokio_postgres::Row>| -> Result<Vec<String>, tokio_postgres::Error> {
-        rows.iter().map(|row| row.try_get(0)).collect()
-    };
+    // All of them.
+    let these: Option<Vec<u32>> = None;
     let functions = client.query(include_str!("functions.sql"), &[]).await?;
-    let relations = client.query(include_str!("relations.sql"), &[]).await?;
+    let relations = client.query(include_str!("relations.sql"), &[&these, &*MENTIONED]).await?;
     Ok(CatalogRows {
         installed: true,
-        system_names: names(client.query(SYSTEM_NAMES, &[]).await?)?,
+        system: Arc::clone(system),
+        enums: names(&client.query(ENUMS, &[]).await?)?,
         functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
         relations: with_triggers_and_cascades(client, &relations).await?,
         calls: client.query_opt(CALLS, &[]).await?.as_ref().map(calls_row).transpose()?,
         pooled: false,
         own_equality: client.query_one(OWN_EQUALITY, &[]).await?.try_get(0)?,
-        type_checks: pairs(client.query(TYPE_CHECKS, &[]).await?)?,
+        type_checks: pairs(client.query(include_str!("types.sql"), &[&these]).await?)?,
         operators: pairs(client.query(OPERATORS, &[]).await?)?,
-        unsafe_system_oids: client
-            .query(UNSAFE_SYSTEM_OIDS, &[&RUNS_SQL])
-            .await?
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<Result<_, _>>()?,
-        set_returning: names(client.query(SET_RETURNING, &[]).await?)?,
         event_triggers: client.query_one(EVENT_TRIGGERS, &[]).await?.try_get(0)?,
-        implicit_functions: names(client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
+        implicit_functions: names(&client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
         cascades: pairs(client.query(CASCADES, &[]).await?)?,
+        domain_tables: names(&client.query(DOMAIN_TABLES, &[]).await?)?,
+        asks_policies: client.query_one(ASKS_POLICIES, &[]).await?.try_get(0)?,
         tenant_column: tenant_column.to_owned(),
     })
 }
 
+/// What is the server's own.
+///
+/// # Errors
+/// Of the connection.
+pub async fn load_system(client: &Client) -> Result<Arc<SystemRows>, tokio_postgres::Error> {
+    let unsafe_oids = client.query(UNSAFE_SYSTEM_OIDS, &[&RUNS_SQL]).await?;
+    Ok(Arc::new(SystemRows {
+        names: names(&client.query(SYSTEM_NAMES, &[]).await?)?,
+        set_returning: names(&client.query(SET_RETURNING, &[]).await?)?,
+        unsafe_oids: unsafe_oids.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
+    }))
+}
+
+fn names(rows: &[tokio_postgres::Row]) -> Result<Vec<String>, tokio_postgres::Error> {
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
 const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
-     UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace OR typtype = 'e'";
+     UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace";
+const ENUMS: &str = "SELECT typname::text FROM pg_catalog.pg_type WHERE typtype = 'e'";
 /// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
 const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text)'::regprocedure::oid, \
      'turbo.fn_measured(oid[],text[],bool)'::regprocedure::oid, \
      'turbo.fn_measured_every(oid[])'::regprocedure::oid \
      WHERE current_setting('server_version_num')::int < 180000";
-const TYPE_CHECKS: &str = include_str!("types.sql");
 const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
-const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset";
+const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset AND oid < 16384";
 const UNSAFE_SYSTEM_OIDS: &str = "SELECT oid FROM pg_catalog.pg_proc \
      WHERE pronamespace = 'pg_catalog'::regnamespace AND proname::text = ANY ($1)";
 const OWN_EQUALITY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid >= 16384 AND o.oprname = '=' \
@@ -695,6 +847,11 @@ const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgd
      JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgrelid, t.tgname";
 const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c', 'n', 'd'), k.confupdtype IN ('c', 'n', 'd') \
      FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
+const DOMAIN_TABLES: &str = "SELECT table_name FROM turbo.tb_domain_table";
+/// As in `turbo.fn_redefined`.
+const ASKS_POLICIES: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_policy p \
+     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid \
+     WHERE d.refobjid >= 16384 AND NOT (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = p.polrelid))";
 const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
 
 fn calls_row(row: &tokio_postgres::Row) -> Result<Calls, tokio_postgres::Error> {
@@ -710,6 +867,7 @@ fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres
         volatile: row.try_get(4)?,
         extension: row.try_get(5)?,
         oid: row.try_get(6)?,
+        set_returning: row.try_get(7)?,
     })
 }
 

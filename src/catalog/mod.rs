@@ -192,6 +192,10 @@ pub struct Catalog {
     pub may_commit: HashSet<String>,
     /// Views and functions through which a statement may read versions.
     pub version_readers: HashSet<String>,
+    /// Names in `turbo.tb_domain_table`.
+    pub domain_tables: HashSet<String>,
+    /// A policy of a tracked relation asks for more than the row and the system: a definition may show other rows.
+    pub asks_policies: bool,
     /// Every domain that tracked relations belong to, sorted.
     pub domains: Vec<String>,
     /// Some of them may be unknown to readers of versions: they could not be registered.
@@ -220,6 +224,16 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Whether a name means something already.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.relations.contains_key(name)
+            || self.temporary.contains(name)
+            || self.dangerous.contains_key(name)
+            || self.harmless_calls.contains(name)
+            || self.version_readers.contains(name)
+    }
+
     /// Relations that a name may stand for.
     #[must_use]
     pub fn candidates(&self, schema: Option<&str>, name: &str) -> Vec<&Relation> {

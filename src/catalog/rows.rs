@@ -2,7 +2,7 @@
 //! to a write in [`super::danger`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::danger::{Danger, Graph};
 use super::{Calls, Catalog, Relation, TenantColumn, TenantType, Tracked, oid_array};
@@ -26,6 +26,8 @@ pub struct FunctionRow {
     pub extension: String,
     /// OID.
     pub oid: u32,
+    /// It returns any number of rows.
+    pub set_returning: bool,
 }
 
 /// A relation that can be written or whose definition may call functions.
@@ -98,23 +100,32 @@ pub struct CascadeRow {
     pub on_update: bool,
 }
 
+/// What no definition of an application changes: read once for each connection.
+#[derive(Debug, Clone, Default)]
+pub struct SystemRows {
+    /// Names of functions and types in `pg_catalog`.
+    pub names: Vec<String>,
+    /// Names of functions that return sets.
+    pub set_returning: Vec<String>,
+    /// OIDs of [`RUNS_SQL`].
+    pub unsafe_oids: Vec<u32>,
+}
+
 /// Everything that a catalog is built from.
 #[derive(Debug, Clone, Default)]
 pub struct CatalogRows {
     /// The schema is installed.
     pub installed: bool,
-    /// Names of functions in `pg_catalog`, and of types.
-    pub system_names: Vec<String>,
-    /// Names of functions that return sets.
-    pub set_returning: Vec<String>,
+    /// What is the server's own.
+    pub system: Arc<SystemRows>,
+    /// Enums of the application.
+    pub enums: Vec<String>,
     /// Functions of the application.
     pub functions: Vec<FunctionRow>,
     /// Relations of the application.
     pub relations: Vec<RelationRow>,
     /// Types of the application: name, and the texts and type names that they are made of.
     pub type_checks: Vec<(String, String)>,
-    /// OIDs of [`RUNS_SQL`].
-    pub unsafe_system_oids: Vec<u32>,
     /// Operators of the application: symbol and function name.
     pub operators: Vec<(String, String)>,
     /// Names of functions that casts and event triggers of the application call.
@@ -123,6 +134,10 @@ pub struct CatalogRows {
     pub event_triggers: bool,
     /// Edges of `turbo.tb_domain_cascade`.
     pub cascades: Vec<(String, String)>,
+    /// Names in `turbo.tb_domain_table`.
+    pub domain_tables: Vec<String>,
+    /// See [`Catalog::asks_policies`].
+    pub asks_policies: bool,
     /// Name of the tenant column.
     pub tenant_column: String,
     /// The application made an operator `=` for uuid or text: that a column equals a value is not what it says.
@@ -169,6 +184,9 @@ pub const RUNS_SQL: &[&str] = &[
     "brin_summarize_range",
 ];
 
+/// Functions of the system of which it matters where they are mentioned: [`RUNS_SQL`], and what sets settings.
+pub static MENTIONED: LazyLock<Vec<&str>> = LazyLock::new(|| RUNS_SQL.iter().copied().chain(["set_config"]).collect());
+
 /// Settings that say how a text is read.
 const LEXICAL_SETTINGS: &[&str] = &["standard_conforming_strings", "client_encoding"];
 
@@ -191,14 +209,23 @@ impl CatalogRows {
         let mut catalog = Catalog {
             generation,
             installed: self.installed,
-            harmless_calls: self.system_names.iter().cloned().collect(),
+            harmless_calls: self.system.names.iter().chain(&self.enums).cloned().collect(),
             cascades: self.cascades.clone(),
             event_triggers: self.event_triggers,
+            domain_tables: self.domain_tables.iter().cloned().collect(),
+            asks_policies: self.asks_policies,
             own_equality: self.own_equality,
             calls: self.calls,
             pooled: self.pooled,
-            set_returning: self.set_returning.iter().cloned().collect(),
-            unsafe_system_oids: self.unsafe_system_oids.iter().copied().collect(),
+            set_returning: self
+                .functions
+                .iter()
+                .filter(|function| function.set_returning)
+                .map(|function| &function.name)
+                .chain(&self.system.set_returning)
+                .cloned()
+                .collect(),
+            unsafe_system_oids: self.system.unsafe_oids.iter().copied().collect(),
             ..Catalog::default()
         };
         let domains = self.domains_by_oid();
@@ -466,7 +493,7 @@ mod tests {
             ],
             type_checks: vec![("checked".into(), "CHECK (calls() = 1)".into())],
             operators: vec![("@@@".into(), "calls".into()), ("===".into(), "reads".into())],
-            system_names: vec!["lower".into(), "query_to_xml".into()],
+            system: SystemRows { names: vec!["lower".into(), "query_to_xml".into()], ..SystemRows::default() }.into(),
             ..CatalogRows::default()
         };
         let catalog = rows.build(1);

@@ -97,7 +97,12 @@ impl Statement {
     /// Nothing else about it matters than its kind.
     #[must_use]
     pub const fn is_plain(&self) -> bool {
-        !self.reads_versions && !self.ddl && !self.copy_in && !self.changes_settings && self.forgets.is_none()
+        !self.reads_versions
+            && !self.defines
+            && !self.ddl
+            && !self.copy_in
+            && !self.changes_settings
+            && self.forgets.is_none()
     }
 }
 
@@ -119,6 +124,8 @@ pub struct Statement {
     pub reads_versions: bool,
     /// It may change the catalog.
     pub ddl: bool,
+    /// It is a definition, also one on which no other statement's analysis depends: it writes system tables.
+    pub defines: bool,
     /// The answer does not depend on the catalog.
     pub timeless: bool,
     /// It may change how strings are read (`standard_conforming_strings`, `client_encoding`).

@@ -53,6 +53,9 @@ const SCOPED: &[UnknownReason] = &[
     UnknownReason::Call,
 ];
 
+/// Tokens of CREATE SCHEMA IF NOT EXISTS name AUTHORIZATION role, at most: nothing else is made by it.
+const SCHEMA_ALONE: usize = 8;
+
 /// Most tokens of a statement that is searched for settings by name.
 const SHORT: usize = 1_000;
 
@@ -73,7 +76,9 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
         changes_settings: classifier.changes_settings(),
         forgets: classifier.forgets(),
         // A block that is measured says itself whether it changed definitions.
-        ddl: classifier.is_ddl() || (statement.is_word(0, "do") && matches!(kind, Kind::MayCommit(_))),
+        defines: statement.is_any(0, &["create", "alter", "drop", "comment"]),
+        ddl: (classifier.is_ddl() && !classifier.concerns_nobody())
+            || (statement.is_word(0, "do") && matches!(kind, Kind::MayCommit(_))),
         kind,
     }
 }
@@ -120,6 +125,7 @@ impl Classifier<'_> {
             // would keep the locks of all, and could deadlock. The expressions that it computes are immutable.
             "analyze" | "analyse" => Kind::Alone,
             _ if s.kind(0) == Some(TokenKind::OpenParen) => self.query(),
+            _ if self.concerns_nobody() => Kind::Harmless,
             "drop" => self.definition(),
             "alter" | "create" | "refresh" | "grant" | "revoke" | "comment" | "security" | "import" | "reassign"
             | "reindex" | "cluster" => Kind::Measure(UnknownReason::Definition),
@@ -585,6 +591,14 @@ impl Classifier<'_> {
             return Some(*reason);
         }
         let keyword = self.statement.kind(index) == Some(TokenKind::Word) && KEYWORD_CALLS.contains(&name);
+        // What a session has made for itself is in no catalog; functions are found there by this name only.
+        let private = called
+            && index >= 2
+            && self.statement.kind(index - 1) == Some(TokenKind::Dot)
+            && self.statement.name(index - 2).is_some_and(|schema| schema.starts_with("pg_temp"));
+        if private {
+            return Some(UnknownReason::FunctionCall);
+        }
         let known = || keyword || catalog.harmless_calls.contains(name) || self.is_column_list(index);
         (called && !known()).then_some(UnknownReason::FunctionCall)
     }
@@ -677,9 +691,91 @@ impl Classifier<'_> {
             // A name that hides a relation makes a difference, and a view whose reading does more than read.
             return s.is_any(at + 1, &["view", "recursive"]) || self.names_relation();
         }
-        s.is_any(0, &["create", "alter", "drop", "import", "comment", "reassign"])
+        // Roles matter to readers, not to what statements write.
+        if self.defines_role() || (s.is_word(0, "drop") && s.is_any(1, &["role", "group"])) {
+            return false;
+        }
+        // What a session makes for itself is in no catalog: see `name_danger`.
+        let function = (1..=3).find(|index| s.is_any(*index, &["function", "procedure"]));
+        if s.is_word(0, "create")
+            && function.and_then(|at| s.name(at + 1)).is_some_and(|schema| schema.starts_with("pg_temp"))
+        {
+            return false;
+        }
+        s.is_any(0, &["create", "alter", "drop", "import", "reassign"])
             || (s.is_word(0, "select") && self.selects_into())
             || self.writes_own_tables()
+    }
+
+    /// A definition on which no other statement's analysis depends, and that shows no reader anything else: new tables and
+    /// sequences, indexes, comments, what goes and was not tracked. The catalog is read again in its time.
+    fn concerns_nobody(&self) -> bool {
+        let s = self.statement;
+        if self.context.catalog.event_triggers {
+            return false;
+        }
+        match () {
+            () if s.is_word(0, "comment") => true,
+            () if self.defines_role() => {
+                let told = ["superuser", "nosuperuser", "bypassrls", "nobypassrls", "inherit", "noinherit"];
+                let more = ["in", "role", "user", "group", "admin", "set", "reset", "rename", "add", "drop"];
+                !(2..s.tokens.len()).any(|index| s.is_any(index, &told) || s.is_any(index, &more))
+            }
+            () if s.is_any(0, &["create", "alter"]) && s.is_word(1, "sequence") => true,
+            () if s.are_words(0, &["create", "schema"]) => s.tokens.len() <= SCHEMA_ALONE,
+            () if s.is_word(0, "create") && self.index_target().is_some() => self.danger(self.index_target()).is_none(),
+            () if s.is_word(0, "create") => self.new_table().is_some_and(|at| self.is_plain_table(at)),
+            () if s.is_word(0, "drop") && s.is_any(1, &["table", "index", "sequence"]) => {
+                !self.has_words(&["cascade"])
+                    && (2..s.tokens.len()).filter_map(|index| s.name(index)).all(|name| !self.is_tracked(&name))
+            }
+            () => false,
+        }
+    }
+
+    /// CREATE or ALTER of a role; "user mapping" is none.
+    fn defines_role(&self) -> bool {
+        let s = self.statement;
+        s.is_any(0, &["create", "alter"]) && s.is_any(1, &["role", "user", "group"]) && !s.is_word(2, "mapping")
+    }
+
+    /// Where the name of the relation stands that an index is made on.
+    fn index_target(&self) -> Option<usize> {
+        let s = self.statement;
+        let index = (1..=2).find(|index| s.is_word(*index, "index"))?;
+        let on = s.find_top(index, |s, at| s.is_word(at, "on"))?;
+        Some(on + 1 + usize::from(s.is_word(on + 1, "only")))
+    }
+
+    /// Where the name of a table stands that CREATE TABLE makes.
+    fn new_table(&self) -> Option<usize> {
+        let s = self.statement;
+        let table = (1..=3).find(|index| s.is_word(*index, "table"))?;
+        (1..table)
+            .all(|index| s.is_any(index, &["global", "local", "temp", "temporary", "unlogged"]))
+            .then(|| table + if s.are_words(table + 1, &["if", "not", "exists"]) { 4 } else { 1 })
+    }
+
+    /// Nobody's name, nothing that it shares with others, nothing that runs.
+    fn is_plain_table(&self, at: usize) -> bool {
+        let s = self.statement;
+        let catalog = self.context.catalog;
+        let Some(name) = s.qualified_name(at) else { return false };
+        let shared = ["references", "inherits", "partition", "of", "like", "execute"];
+        !self.is_tracked(&name.name)
+            && !catalog.knows(&name.name)
+            && !catalog.asks_policies
+            && !self.words.iter().any(|&index| s.is_any(index, &shared))
+            && verbs(s, 0).is_empty()
+            && self.danger(Some(at)).is_none()
+    }
+
+    /// Tracked, or it would be if it were made.
+    fn is_tracked(&self, name: &str) -> bool {
+        let catalog = self.context.catalog;
+        domain_of_table_name(name).is_some()
+            || catalog.domain_tables.contains(name)
+            || catalog.candidates(None, name).iter().any(|relation| !relation.domains.is_empty())
     }
 
     fn names_relation(&self) -> bool {

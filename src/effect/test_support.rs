@@ -1,7 +1,7 @@
 //! A catalog for table tests, and fixtures that can be written anew with `UPDATE_EXPECT=1`.
 
 use crate::catalog::Catalog;
-use crate::catalog::rows::{CascadeRow, CatalogRows, FunctionRow, RelationRow, TriggerRow};
+use crate::catalog::rows::{CascadeRow, CatalogRows, FunctionRow, RelationRow, SystemRows, TriggerRow};
 
 /// The relations and functions that fixtures name.
 #[expect(clippy::too_many_lines, reason = "a list")]
@@ -28,32 +28,36 @@ pub(crate) fn catalog() -> Catalog {
     let rows = CatalogRows {
         installed: true,
         tenant_column: "tenant_id".into(),
-        system_names: [
-            "count",
-            "lower",
-            "now",
-            "gen_random_uuid",
-            "jsonb_build_object",
-            "unnest",
-            "generate_series",
-            "set_config",
-            "current_setting",
-            "nextval",
-            "lo_create",
-            "pg_advisory_xact_lock",
-            "int4",
-            "text",
-            "uuid",
-            "jsonb_set",
-            "to_tsquery",
-            "json_populate_recordset",
-            "json_arrayagg",
-            "merge_action",
-            "query_to_xml",
-        ]
-        .map(Into::into)
+        system: SystemRows {
+            names: [
+                "count",
+                "lower",
+                "now",
+                "gen_random_uuid",
+                "jsonb_build_object",
+                "unnest",
+                "generate_series",
+                "set_config",
+                "current_setting",
+                "nextval",
+                "lo_create",
+                "pg_advisory_xact_lock",
+                "int4",
+                "text",
+                "uuid",
+                "jsonb_set",
+                "to_tsquery",
+                "json_populate_recordset",
+                "json_arrayagg",
+                "merge_action",
+                "query_to_xml",
+            ]
+            .map(Into::into)
+            .into(),
+            set_returning: ["generate_series", "unnest"].map(Into::into).into(),
+            ..SystemRows::default()
+        }
         .into(),
-        set_returning: ["generate_series", "unnest"].map(Into::into).into(),
         relations: vec![
             table(1, "tv_a"),
             table(2, "tv_b"),

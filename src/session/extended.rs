@@ -139,8 +139,9 @@ impl Session {
         if portion != Portion::Whole {
             self.portion_of = execute_portal(body).map(Box::from);
         }
-        let moves = moves_counters(&act) || portal.ddl;
-        let execution = Execution { scope: portal.scope.as_ref(), portion, copy_in: portal.copy_in };
+        let moves = moves_counters(&act) || portal.defines || portal.ddl;
+        let purpose = self.purpose_of_end(&act);
+        let execution = Execution { scope: portal.scope.as_ref(), portion, copy_in: portal.copy_in, purpose };
         let write = self.execute(act, execution, out);
         if moves {
             self.counters.on_write();
@@ -152,7 +153,7 @@ impl Session {
         }
         self.outstanding.push(Request::Execute { write, first_of, ends_block, copy_in: portal.copy_in });
         if !out.behind.is_empty() {
-            self.push_injected(if audited { Purpose::Audit } else { Purpose::MeasureEnd });
+            self.push_injected(if audited { Purpose::Audit } else { purpose });
         }
         ClientStep::Relay
     }

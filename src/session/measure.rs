@@ -53,6 +53,7 @@ impl Counters {
 pub(super) struct OpenMeasurement {
     /// Number of the unit that its statement stands in.
     unit: u64,
+    purpose: Purpose,
     end: End,
 }
 
@@ -78,6 +79,8 @@ pub(super) struct Execution<'a> {
     pub(super) portion: Portion,
     /// Copy data may follow it.
     pub(super) copy_in: bool,
+    /// What its end is for.
+    pub(super) purpose: Purpose,
 }
 
 /// Whether a statement may change rows of tracked relations.
@@ -106,6 +109,12 @@ impl Session {
         }
     }
 
+    /// What the end of a measurement is for. Of a definition the text has said what it changes, unless that runs something.
+    pub(super) fn purpose_of_end(&self, act: &Act) -> Purpose {
+        let defines = matches!(act, Act::Measure(UnknownReason::Definition));
+        if defines && !self.view.analyzer.catalog.event_triggers { Purpose::DefinitionEnd } else { Purpose::MeasureEnd }
+    }
+
     /// Puts a measurement around the Execute at hand.
     pub(super) fn measure(&mut self, reason: UnknownReason, execution: Execution<'_>, out: &mut Output) {
         out.events.push(Event::Statement(StatementClass::Measured));
@@ -114,7 +123,7 @@ impl Session {
         if self.context() == Context::Failed {
             return;
         }
-        let Execution { scope, portion, copy_in } = execution;
+        let Execution { scope, portion, copy_in, purpose } = execution;
         let measured = Measured { portion, ..self.measured(scope) }.since(self.counters, reason);
         if measured.baseline == Baseline::Remembered {
             out.to_server.append(&mut self.injector.measure_begin(&measured));
@@ -124,7 +133,7 @@ impl Session {
         let calls = self.view.analyzer.catalog.calls.filter(|_| ends_unit);
         if let Some(call) = calls.and_then(|calls| self.injector.measure_call(calls, &measured)) {
             let end = End::Call { call, measured };
-            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, end });
+            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, purpose, end });
         } else {
             out.behind.append(&mut self.injector.measure_end(&measured));
         }
@@ -133,7 +142,8 @@ impl Session {
     /// Behind a COPY FROM STDIN what ends its measurement waits for the next message that is no copy data.
     pub(super) fn end_behind_copy(&mut self, end: Vec<u8>) {
         if !end.is_empty() {
-            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, end: End::Group(end) });
+            let purpose = Purpose::MeasureEnd;
+            self.open_measurement = Some(OpenMeasurement { unit: self.unit.number, purpose, end: End::Group(end) });
         }
     }
 
@@ -145,22 +155,19 @@ impl Session {
             End::Call { measured, .. } => self.injector.measure_end(&measured),
         };
         out.to_server.append(&mut end);
-        self.push_injected(Purpose::MeasureEnd);
+        self.push_injected(open.purpose);
     }
 
     /// The same by a FunctionCall in place of the client's Sync, which the call makes needless: it commits. Whether it did.
     pub(super) fn end_measurement_and_unit(&mut self, out: &mut Output) -> bool {
         let calls = |open: &mut OpenMeasurement| matches!(open.end, End::Call { .. });
-        let Some(OpenMeasurement { end: End::Call { mut call, .. }, .. }) = self.open_measurement.take_if(calls) else {
+        let Some(OpenMeasurement { end: End::Call { mut call, .. }, purpose, .. }) =
+            self.open_measurement.take_if(calls)
+        else {
             return false;
         };
         out.to_server.append(&mut call);
-        self.outstanding.push(Request::Call {
-            purpose: Purpose::MeasureEnd,
-            learns: None,
-            executed: false,
-            sync_sent: false,
-        });
+        self.outstanding.push(Request::Call { purpose, learns: None, executed: false, sync_sent: false });
         self.end_unit();
         true
     }

@@ -24,6 +24,8 @@ pub struct QueryRequest {
     pub ddl: bool,
     /// How strings are read may change.
     pub changes_settings: bool,
+    /// All that is measured in it are definitions, whose text has said what they change.
+    pub only_definitions: bool,
     /// It may read copy data.
     pub copy_in: bool,
     /// A bump of ours stands right before the client's COMMIT in it.
@@ -76,6 +78,8 @@ pub enum Purpose {
     MeasureBegin,
     /// End of a measurement, with its bumps.
     MeasureEnd,
+    /// The same of a definition: its text has said what it changes.
+    DefinitionEnd,
     /// Every domain.
     BumpAll,
     /// End of a measurement of what was known.

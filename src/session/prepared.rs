@@ -77,6 +77,7 @@ impl Prepared {
             copy_in: statement.copy_in,
             reads_versions: statement.reads_versions,
             ddl: statement.ddl,
+            defines: statement.defines,
             timeless: statement.timeless,
             generation: analyzer.catalog.generation,
             changes_settings: statement.changes_settings,
@@ -105,6 +106,8 @@ pub struct Portal {
     pub reads_versions: bool,
     /// It may change the catalog.
     pub ddl: bool,
+    /// It writes system tables.
+    pub defines: bool,
     /// The catalog does not matter.
     pub timeless: bool,
     /// Of the catalog that says so.

@@ -104,6 +104,7 @@ impl Session {
         if message_type == backend::DATA_ROW {
             let purpose = match self.outstanding.front() {
                 Some(Request::Injected { purpose, .. }) => *purpose,
+                Some(Request::Query(query)) if query.only_definitions => Purpose::DefinitionEnd,
                 _ => Purpose::Bump,
             };
             self.on_result(purpose, body.get(6..).unwrap_or_default(), out);
@@ -127,7 +128,7 @@ impl Session {
                 // The measured statement has made its transaction read-only.
                 b"l" => self.bumps_owed = self.bumps_owed.saturating_add(1),
                 // What was measured has changed definitions.
-                b"c" => self.note_ddl(out),
+                b"c" if purpose != Purpose::DefinitionEnd => self.note_ddl(out),
                 b"f" if !self.view.analyzer.catalog.pooled => self.counters.on_flush(),
                 _ => self.on_proof(letter, out),
             }
@@ -732,7 +733,7 @@ fn report_result(purpose: Purpose, text: &[u8], events: &mut Vec<Event>) {
         Purpose::BumpAll if rows < 0 => {}
         _ if rows < 0 => events.push(Event::BlindBumps(count)),
         Purpose::BumpAll => events.push(Event::BlindBumps(count)),
-        Purpose::MeasureEnd => events.push(Event::MeasuredBumps(count)),
+        Purpose::MeasureEnd | Purpose::DefinitionEnd => events.push(Event::MeasuredBumps(count)),
         Purpose::Bump | Purpose::MeasureBegin | Purpose::Audit => events.push(Event::Bumped(count)),
     }
 }

@@ -161,6 +161,9 @@ impl Session {
                 self.unsettles(statement.changes_settings, matches!(statement.kind, Kind::Control(_)))
             }),
             changes_block: analysis.statements.iter().any(|statement| matches!(self.act(statement), Act::Control(_))),
+            only_definitions: analysis
+                .single()
+                .is_some_and(|statement| self.purpose_of_end(&self.act(statement)) == Purpose::DefinitionEnd),
             ..QueryRequest::default()
         };
         if ddl {
@@ -206,7 +209,7 @@ impl Session {
     }
 
     fn moves_counters(&self, statement: &Statement) -> bool {
-        statement.ddl || moves_counters(&self.act(statement))
+        statement.ddl || statement.defines || moves_counters(&self.act(statement))
     }
 
     /// Whether the server is asked if the analysis of this statement is right.

@@ -87,17 +87,18 @@ async fn look_at_log(database: &Database, metrics: &Metrics) {
 }
 
 async fn log(database: &Database) -> Result<Log, ControlError> {
-    let client = database.pool().get().await?;
     let sql = "SELECT count(*), coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - min(l.bumped_at)), 0)::float8 \
                  FROM (SELECT b.bumped_at FROM turbo.tb_bump b LIMIT $1) l";
-    let row = client.query_one(sql, &[&i64::from(limits::FOLD_ROWS_MAX)]).await?;
+    let Some(row) = database.query_one(sql, &[&i64::from(limits::FOLD_ROWS_MAX)]).await? else {
+        return Ok(Log::default());
+    };
     Ok(Log { rows: row.try_get(0)?, age: row.try_get(1)? })
 }
 
 /// Log rows folded; 0 when there was nothing to do or another folder is at work.
 async fn fold_once(database: &Database, idle: bool) -> Result<u64, ControlError> {
-    let client = database.pool().get().await?;
-    let row = client.query_one("SELECT turbo.fn_fold($1, idle => $2)", &[&limits::FOLD_ROWS_MAX, &idle]).await?;
+    let sql = "SELECT turbo.fn_fold($1, idle => $2)";
+    let Some(row) = database.query_one(sql, &[&limits::FOLD_ROWS_MAX, &idle]).await? else { return Ok(0) };
     let rows: i32 = row.try_get(0)?;
     Ok(u64::try_from(rows).unwrap_or(0))
 }

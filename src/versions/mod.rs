@@ -399,6 +399,33 @@ mod tests {
         assert!(texts().all(str::is_ascii));
     }
 
+    /// What runs with the caller's rights may call only what everybody may.
+    #[test]
+    fn what_clients_call_is_granted() {
+        let grants = FUNCTIONS.iter().find(|(topic, _)| *topic == "grants").unwrap().1;
+        let called = |text: &str| -> Vec<String> {
+            let names = text.split("turbo.fn_").skip(1);
+            names
+                .map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap().to_owned())
+                .collect()
+        };
+        let granted = called(grants);
+        for text in texts() {
+            for part in text.split("FUNCTION turbo.fn_").skip(1).filter(|part| part.contains("AS $function$")) {
+                let name = part.split('(').next().unwrap();
+                let head = part.split("AS $function$").next().unwrap();
+                if !granted.iter().any(|granted| granted == name) || head.contains("SECURITY DEFINER") {
+                    continue;
+                }
+                let body = part.split("$function$").nth(1).unwrap();
+                let code: Vec<&str> = body.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+                for callee in called(&code.join("\n")) {
+                    assert!(granted.contains(&callee), "fn_{name} calls fn_{callee}, which PUBLIC may not");
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_we_install_is_qualified_and_pinned() {
         for text in texts() {

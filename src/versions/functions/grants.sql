@@ -46,6 +46,7 @@ GRANT EXECUTE ON FUNCTION
     turbo.fn_deferred(oid[]),
     turbo.fn_count(oid),
     turbo.fn_count_definitions(),
+    turbo.fn_count_roles(),
     turbo.fn_counters(oid[]),
     turbo.fn_counts_suffice(),
     turbo.fn_nodes(oid[]),
