@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::catalog::control::{self, ControlPool};
-use crate::catalog::loader::{self, Databases, For, LoadError};
+use crate::catalog::loader::{Databases, For, LoadError};
+use crate::catalog::reading;
 use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
@@ -422,7 +423,8 @@ pub async fn explain_sql(args: ExplainArgs) -> anyhow::Result<()> {
         other => bail!("{other}"),
     }
     let settings = effect_settings(&args.server, &file)?;
-    let catalog = loader::load(&client, &settings.tenant_column, &loader::load_system(&client).await?).await?.build(1);
+    let catalog =
+        reading::load(&client, &settings.tenant_column, &reading::load_system(&client).await?).await?.build(1);
     let context = AnalysisContext { catalog: &catalog, settings: &settings, standard_conforming_strings: true };
     say(&explain(&catalog, &analyze(&context, args.sql.as_bytes()), &args.sql))
 }

@@ -87,12 +87,13 @@ fn import_arrows() {
         ("catalog/bodies.rs", &["catalog", "effect"]),
         ("catalog/danger.rs", &["catalog", "effect"]),
         ("catalog/reach.rs", &["catalog", "effect"]),
+        ("catalog/reading.rs", &["catalog", "limits"]),
         ("compare/script.rs", &["effect", "wire"]),
         ("compare/transcript.rs", &["wire"]),
         ("session", &["session", "effect", "wire", "limits", "catalog"]),
         ("telemetry", &["telemetry", "session", "effect", "cli"]),
         ("embedded", &[]),
-        ("admin", &["catalog", "telemetry"]),
+        ("admin", &["catalog", "telemetry", "proxy", "limits"]),
         ("tls.rs", &["auth", "config", "limits"]),
         ("versions", &["versions", "catalog", "config", "limits", "telemetry"]),
     ];
@@ -165,7 +166,8 @@ fn every_environment_variable_belongs_to_an_option() {
 
 #[test]
 fn fixtures_are_used() {
-    let sources: String = files(&root().join("src"), ".rs").into_iter().map(|(_, text)| text).collect();
+    let tests = files(&root().join("tests/it"), ".rs");
+    let sources: String = files(&root().join("src"), ".rs").into_iter().chain(tests).map(|(_, text)| text).collect();
     for ending in [".sql", ".wire", ".txt"] {
         for (path, _) in files(&root().join("fixtures"), ending) {
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();

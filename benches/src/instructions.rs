@@ -77,7 +77,7 @@ S Z I"#,
     ),
     (
         "session: insert with its bump, prepared",
-        "turnstile",
+        "always",
         r#"C Parse s "{INSERT}"
 C Sync
 S 1

@@ -80,7 +80,7 @@ fn with_settings(mut config: tokio_postgres::Config) -> tokio_postgres::Config {
     config
 }
 
-/// The same for the control plane; `ended` is called when the connection has ended.
+/// The same for the reader of a catalog; `ended` is called when the connection has ended.
 ///
 /// # Errors
 /// [`ControlError`].
@@ -89,7 +89,9 @@ pub async fn connect_control(
     database: &str,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<tokio_postgres::Client, ControlError> {
-    let server = ServerUrl { config: control_config(config, database), tls: config.control.tls.clone() };
+    let mut control = control_config(config, database);
+    control.application_name(crate::versions::handover::READER);
+    let server = ServerUrl { config: control, tls: config.control.tls.clone() };
     connect_until(&server, ended).await
 }
 

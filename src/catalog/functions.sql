@@ -15,7 +15,8 @@ SELECT n.nspname::text,
                   WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
                     AND d.refclassid = 'pg_catalog.pg_extension'::regclass LIMIT 1), ''),
        p.oid,
-       p.proretset
+       p.proretset,
+       p.prosecdef OR p.proconfig IS NOT NULL
   FROM pg_catalog.pg_proc p
   JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang

@@ -16,15 +16,16 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
 
+use super::Catalog;
 use super::control::{self, ControlError, ControlPool};
-use super::rows::{CascadeRow, CatalogRows, FunctionRow, MENTIONED, RUNS_SQL, RelationRow, SystemRows, TriggerRow};
-use super::{Calls, Catalog};
+use super::reading::{ServerState, fingerprint, load, load_system, snapshot};
+use super::rows::{CatalogRows, SystemRows};
 use crate::config::{AuditAround, Config};
 use crate::effect::cache::Analyzer;
 use crate::limits;
 use crate::session::View;
 use crate::telemetry::metrics::Metrics;
-use crate::versions::{self, SchemaState};
+use crate::versions::{self, SchemaState, handover};
 
 /// Why a database cannot be served.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -375,6 +376,7 @@ impl Databases {
             system: None,
             took: Duration::ZERO,
             former: self.take_former(name),
+            announced: false,
             declared: false,
             has_unseen_domains: false,
             connected_before: false,
@@ -447,6 +449,8 @@ struct Reader {
     former: Option<Former>,
     /// How long the last reading took.
     took: Duration,
+    /// Others were told that the sessions work with the schema.
+    announced: bool,
     /// What the configuration says of domains and cascades is written.
     declared: bool,
     /// Domains could not be made known to readers: it is tried again.
@@ -502,7 +506,9 @@ impl Reader {
         }
         self.connection = None;
         self.fingerprint.clear();
+        self.snapshot.clear();
         self.system = None;
+        self.announced = false;
         self.declared = false;
         let database = Arc::downgrade(&self.database);
         let ended = move || {
@@ -517,7 +523,7 @@ impl Reader {
 
     /// Reads the catalog if it may have changed.
     async fn refresh(&mut self) -> Result<Presence, LoadError> {
-        let mut reported = self.database.reported.load(Ordering::Acquire);
+        let reported = self.database.reported.load(Ordering::Acquire);
         let database = Arc::clone(&self.database);
         // The fold worker uses the same connection in between.
         let mut shared = database.control.lock().await;
@@ -542,33 +548,51 @@ impl Reader {
         self.metrics.set_installed(&self.database.name, state.is_some());
         let Some(()) = state else {
             self.publish(Catalog::default(), reported);
+            self.announce(&connection, false).await?;
             return Ok(Presence::Found);
         };
         if !server.in_recovery {
             self.incarnate(&connection).await;
         }
+        let presence = self.read_if_changed(&connection, server, reported).await?;
+        self.announce(&connection, true).await?;
+        Ok(presence)
+    }
+
+    /// Whether the sessions work with the schema, for those who install and remove it.
+    async fn announce(&mut self, connection: &Client, serves: bool) -> Result<(), LoadError> {
+        if self.announced != serves {
+            handover::announce(connection, serves).await.map_err(|error| self.control_error(&error.into()))?;
+            self.announced = serves;
+        }
+        Ok(())
+    }
+
+    async fn read_if_changed(
+        &mut self,
+        connection: &Client,
+        server: ServerState,
+        mut reported: u64,
+    ) -> Result<Presence, LoadError> {
         let tries_again = self.has_unseen_domains && !server.in_recovery;
-        // Nothing in the cluster has committed since the last look.
-        let snapshot = snapshot(&connection).await.map_err(|error| self.control_error(&error.into()))?;
-        let unreported = reported == self.database.seen.load(Ordering::Acquire);
-        if unreported && !tries_again && !self.fingerprint.is_empty() && snapshot == self.snapshot {
+        let unreported = reported == self.database.seen.load(Ordering::Acquire) && !tries_again;
+        let snapshot = snapshot(connection).await.map_err(|error| self.control_error(&error.into()))?;
+        if unreported && snapshot == self.snapshot {
+            // Nothing in the cluster has committed since the last look.
             return Ok(Presence::Found);
         }
-        self.snapshot = snapshot;
-        let fingerprint = fingerprint(&connection).await.map_err(|error| self.control_error(&error.into()))?;
-        if unreported && fingerprint == self.fingerprint && !tries_again {
-            return Ok(Presence::Found);
-        }
-        if self.recall(server, &fingerprint, reported) {
+        let fingerprint = fingerprint(connection).await.map_err(|error| self.control_error(&error.into()))?;
+        if (unreported && fingerprint == self.fingerprint) || self.recall(server, &fingerprint, reported) {
+            self.snapshot = snapshot;
             return Ok(Presence::Found);
         }
         if self.fingerprint.is_empty() {
             reported = self.begin_reading();
         }
         let start = Instant::now();
-        let rows = match self.load(&connection).await {
+        let rows = match self.load(connection).await {
             // A definition was dropped between listing and printing it.
-            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => self.load(&connection).await,
+            Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => self.load(connection).await,
             other => other,
         };
         let rows = match rows {
@@ -580,19 +604,28 @@ impl Reader {
         self.generation += 1;
         let mut catalog = rows.build(self.generation);
         self.took = start.elapsed();
-        self.has_unseen_domains = server.in_recovery && !catalog.domains.is_empty();
-        if !server.in_recovery
-            && let Err(error) = versions::register_domains(&connection, &catalog.domains).await
-        {
-            self.has_unseen_domains = true;
-            tracing::debug!(database = %self.database.name, error = %ControlError::from(error), "cannot register domains");
-        }
+        self.has_unseen_domains = !self.register(connection, &catalog.domains, server).await;
         catalog.has_unseen_domains = self.has_unseen_domains;
         tracing::debug!(database = %self.database.name, generation = self.generation, domains = catalog.domains.len(), "catalog is read");
-        self.fingerprint = fingerprint;
+        (self.fingerprint, self.snapshot) = (fingerprint, snapshot);
         self.publish(catalog, reported);
         self.note_former(server);
         Ok(Presence::Found)
+    }
+
+    /// Makes domains known to readers; whether they are.
+    async fn register(&self, connection: &Client, domains: &[String], server: ServerState) -> bool {
+        if domains.is_empty() {
+            return true;
+        }
+        if server.in_recovery {
+            return false;
+        }
+        let registered = versions::register_domains(connection, domains).await;
+        if let Err(error) = &registered {
+            tracing::debug!(database = %self.database.name, error = %ControlError::from(error), "cannot register domains");
+        }
+        registered.is_ok()
     }
 
     /// The schema is there: a client that has waited long enough goes on with everything measured.
@@ -679,7 +712,7 @@ impl Reader {
         let mut state = versions::state(client).await.map_err(|error| self.control_error(&error.into()))?;
         let asked = self.database.may_install.load(Ordering::Acquire) && !server.in_recovery && !server.is_template;
         if asked && matches!(state, SchemaState::Absent | SchemaState::Older(_)) {
-            match versions::install(client).await {
+            match versions::install_only(client).await {
                 Ok(()) => state = SchemaState::Current,
                 Err(error) => tracing::warn!(database = %name(), error = %error, "cannot install the turbo schema"),
             }
@@ -705,7 +738,7 @@ impl Reader {
                 Ok(None)
             }
             // A restore goes through us, perhaps.
-            SchemaState::Incomplete => {
+            SchemaState::Incomplete | SchemaState::Retired => {
                 if self.database.state.borrow().is_none() {
                     tracing::warn!(database = %name(), "{state}; this database is relayed without versions");
                 }
@@ -718,203 +751,4 @@ impl Reader {
     fn control_error(&self, error: &ControlError) -> LoadError {
         LoadError::Control { database: self.database.name.clone(), reason: error.words.clone() }
     }
-}
-
-/// What decides whether anything of ours can be written.
-#[derive(Debug, Clone, Copy)]
-struct ServerState {
-    /// Of the database: its name may belong to another one tomorrow.
-    oid: u32,
-    /// A hot standby.
-    in_recovery: bool,
-    /// Others are made of it: nothing is installed there by itself.
-    is_template: bool,
-}
-
-impl ServerState {
-    async fn look(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let row = client
-            .query_one(
-                "SELECT d.oid, pg_catalog.pg_is_in_recovery(), d.datistemplate FROM pg_catalog.pg_database d \
-                  WHERE d.datname = pg_catalog.current_database()",
-                &[],
-            )
-            .await?;
-        Ok(Self { oid: row.try_get(0)?, in_recovery: row.try_get(1)?, is_template: row.try_get(2)? })
-    }
-}
-
-/// Differs when something that the catalog is made of has changed. Cheap: no definitions are printed.
-async fn fingerprint(client: &Client) -> Result<String, tokio_postgres::Error> {
-    let row = client.query_one(include_str!("fingerprint.sql"), &[]).await?;
-    row.try_get(0)
-}
-
-async fn snapshot(client: &Client) -> Result<String, tokio_postgres::Error> {
-    client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]).await?.try_get(0)
-}
-
-/// Reads everything.
-///
-/// # Errors
-/// Of the connection.
-pub async fn load(
-    client: &Client,
-    tenant_column: &str,
-    system: &Arc<SystemRows>,
-) -> Result<CatalogRows, tokio_postgres::Error> {
-    // One snapshot for all of it: a single batch of pipelined queries in one transaction.
-    let begin = format!(
-        // The price that the planner puts on these queries would have them compiled, and aggregates spill.
-        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL work_mem = '32MB'; \
-         SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = {}",
-        limits::CATALOG_LOCK_TIMEOUT.as_millis()
-    );
-    client.batch_execute(&begin).await?;
-    let rows = load_in_transaction(client, tenant_column, system).await;
-    client.batch_execute("COMMIT").await?;
-    rows
-}
-
-async fn load_in_transaction(
-    client: &Client,
-    tenant_column: &str,
-    system: &Arc<SystemRows>,
-) -> Result<CatalogRows, tokio_postgres::Error> {
-    let pairs = |rows: Vec<tokio_postgres::Row>| -> Result<Vec<(String, String)>, tokio_postgres::Error> {
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
-    };
-    // All of them.
-    let these: Option<Vec<u32>> = None;
-    let functions = client.query(include_str!("functions.sql"), &[]).await?;
-    let relations = client.query(include_str!("relations.sql"), &[&these, &*MENTIONED]).await?;
-    Ok(CatalogRows {
-        installed: true,
-        system: Arc::clone(system),
-        enums: names(&client.query(ENUMS, &[]).await?)?,
-        functions: functions.iter().map(function_row).collect::<Result<_, _>>()?,
-        relations: with_triggers_and_cascades(client, &relations).await?,
-        calls: client.query_opt(CALLS, &[]).await?.as_ref().map(calls_row).transpose()?,
-        pooled: false,
-        own_equality: client.query_one(OWN_EQUALITY, &[]).await?.try_get(0)?,
-        type_checks: pairs(client.query(include_str!("types.sql"), &[&these]).await?)?,
-        operators: pairs(client.query(OPERATORS, &[]).await?)?,
-        event_triggers: client.query_one(EVENT_TRIGGERS, &[]).await?.try_get(0)?,
-        implicit_functions: names(&client.query(IMPLICIT_FUNCTIONS, &[]).await?)?,
-        cascades: pairs(client.query(CASCADES, &[]).await?)?,
-        domain_tables: names(&client.query(DOMAIN_TABLES, &[]).await?)?,
-        asks_policies: client.query_one(ASKS_POLICIES, &[]).await?.try_get(0)?,
-        tenant_column: tenant_column.to_owned(),
-    })
-}
-
-/// What is the server's own.
-///
-/// # Errors
-/// Of the connection.
-pub async fn load_system(client: &Client) -> Result<Arc<SystemRows>, tokio_postgres::Error> {
-    let unsafe_oids = client.query(UNSAFE_SYSTEM_OIDS, &[&RUNS_SQL]).await?;
-    Ok(Arc::new(SystemRows {
-        names: names(&client.query(SYSTEM_NAMES, &[]).await?)?,
-        set_returning: names(&client.query(SET_RETURNING, &[]).await?)?,
-        unsafe_oids: unsafe_oids.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?,
-    }))
-}
-
-fn names(rows: &[tokio_postgres::Row]) -> Result<Vec<String>, tokio_postgres::Error> {
-    rows.iter().map(|row| row.try_get(0)).collect()
-}
-
-const SYSTEM_NAMES: &str = "SELECT proname::text FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND oid < 16384 \
-     UNION SELECT typname::text FROM pg_catalog.pg_type WHERE typnamespace = 'pg_catalog'::regnamespace";
-const ENUMS: &str = "SELECT typname::text FROM pg_catalog.pg_type WHERE typtype = 'e'";
-/// PostgreSQL 18 does not commit at a FunctionCall behind an unsynced Execute, and says that it did (18.4).
-const CALLS: &str = "SELECT 'turbo.fn_bump_one(uuid,text,int8,bool,text)'::regprocedure::oid, \
-     'turbo.fn_measured(oid[],text[],bool)'::regprocedure::oid, \
-     'turbo.fn_measured_every(oid[])'::regprocedure::oid \
-     WHERE current_setting('server_version_num')::int < 180000";
-const EVENT_TRIGGERS: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D')";
-const SET_RETURNING: &str = "SELECT DISTINCT proname::text FROM pg_catalog.pg_proc WHERE proretset AND oid < 16384";
-const UNSAFE_SYSTEM_OIDS: &str = "SELECT oid FROM pg_catalog.pg_proc \
-     WHERE pronamespace = 'pg_catalog'::regnamespace AND proname::text = ANY ($1)";
-const OWN_EQUALITY: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_operator o WHERE o.oid >= 16384 AND o.oprname = '=' \
-     AND (o.oprleft IN (2950, 25, 1042, 1043) OR o.oprright IN (2950, 25, 1042, 1043)))";
-const OPERATORS: &str = "SELECT o.oprname::text, p.proname::text FROM pg_catalog.pg_operator o \
-     JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode WHERE o.oid >= 16384";
-const IMPLICIT_FUNCTIONS: &str = "SELECT p.proname::text FROM pg_catalog.pg_cast c JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc \
-     WHERE p.oid >= 16384";
-const TRIGGERS: &str = "SELECT t.tgrelid, p.proname::text, t.tgtype::int4, t.tgdeferrable, t.oid FROM pg_catalog.pg_trigger t \
-     JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' ORDER BY t.tgrelid, t.tgname";
-const FOREIGN_KEYS: &str = "SELECT k.confrelid, k.conrelid, k.confdeltype IN ('c', 'n', 'd'), k.confupdtype IN ('c', 'n', 'd') \
-     FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))";
-const DOMAIN_TABLES: &str = "SELECT table_name FROM turbo.tb_domain_table";
-/// As in `turbo.fn_redefined`.
-const ASKS_POLICIES: &str = "SELECT EXISTS (SELECT FROM pg_catalog.pg_policy p \
-     JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid \
-     WHERE d.refobjid >= 16384 AND NOT (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = p.polrelid))";
-const CASCADES: &str = "SELECT source_domain, target_domain FROM turbo.tb_domain_cascade ORDER BY 1, 2";
-
-fn calls_row(row: &tokio_postgres::Row) -> Result<Calls, tokio_postgres::Error> {
-    Ok(Calls { bump: row.try_get(0)?, measured: row.try_get(1)?, measured_every: row.try_get(2)? })
-}
-
-fn function_row(row: &tokio_postgres::Row) -> Result<FunctionRow, tokio_postgres::Error> {
-    Ok(FunctionRow {
-        schema: row.try_get(0)?,
-        name: row.try_get(1)?,
-        language: row.try_get(2)?,
-        body: row.try_get(3)?,
-        volatile: row.try_get(4)?,
-        extension: row.try_get(5)?,
-        oid: row.try_get(6)?,
-        set_returning: row.try_get(7)?,
-    })
-}
-
-fn relation_row(row: &tokio_postgres::Row) -> Result<RelationRow, tokio_postgres::Error> {
-    let kind: String = row.try_get(3)?;
-    Ok(RelationRow {
-        oid: row.try_get(0)?,
-        schema: row.try_get(1)?,
-        name: row.try_get(2)?,
-        kind: kind.chars().next().unwrap_or(' '),
-        temporary: row.try_get(4)?,
-        parents: row.try_get(5)?,
-        domain_override: row.try_get(6)?,
-        columns: row.try_get(7)?,
-        types: row.try_get(8)?,
-        has_rules: row.try_get(9)?,
-        read_expressions: row.try_get(10)?,
-        write_expressions: row.try_get(11)?,
-        triggers: Vec::new(),
-        cascades: Vec::new(),
-    })
-}
-
-async fn with_triggers_and_cascades(
-    client: &Client,
-    relations: &[tokio_postgres::Row],
-) -> Result<Vec<RelationRow>, tokio_postgres::Error> {
-    let mut triggers: HashMap<u32, Vec<TriggerRow>> = HashMap::new();
-    for row in client.query(TRIGGERS, &[]).await? {
-        let trigger = TriggerRow {
-            function: row.try_get(1)?,
-            events: row.try_get(2)?,
-            deferrable: row.try_get(3)?,
-            oid: row.try_get(4)?,
-        };
-        triggers.entry(row.try_get(0)?).or_default().push(trigger);
-    }
-    let mut cascades: HashMap<u32, Vec<CascadeRow>> = HashMap::new();
-    for row in client.query(FOREIGN_KEYS, &[]).await? {
-        let cascade = CascadeRow { child: row.try_get(1)?, on_delete: row.try_get(2)?, on_update: row.try_get(3)? };
-        cascades.entry(row.try_get(0)?).or_default().push(cascade);
-    }
-    let complete = |row| {
-        let mut relation = relation_row(row)?;
-        relation.triggers = triggers.remove(&relation.oid).unwrap_or_default();
-        relation.cascades = cascades.remove(&relation.oid).unwrap_or_default();
-        Ok(relation)
-    };
-    relations.iter().map(complete).collect()
 }

@@ -11,6 +11,7 @@ pub mod control;
 pub mod danger;
 pub mod loader;
 pub mod reach;
+pub mod reading;
 pub mod rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -188,6 +189,8 @@ pub struct Catalog {
     pub own_equality: bool,
     /// Functions that may change how texts are read.
     pub settings_changers: HashSet<String>,
+    /// Names through which a statement may reach rows of another tenant than its session's setting says.
+    pub unbound: HashSet<String>,
     /// Procedures whose body (or that of one they call) may end the transaction.
     pub may_commit: HashSet<String>,
     /// Views and functions through which a statement may read versions.

@@ -28,6 +28,8 @@ pub struct FunctionRow {
     pub oid: u32,
     /// It returns any number of rows.
     pub set_returning: bool,
+    /// SECURITY DEFINER, or with settings of its own: it does not run as its caller does.
+    pub other_rights: bool,
 }
 
 /// A relation that can be written or whose definition may call functions.
@@ -239,6 +241,7 @@ impl CatalogRows {
         catalog.deferrable_triggers =
             oid_array(triggers.filter(|trigger| trigger.deferrable).map(|trigger| &trigger.oid));
         catalog.settings_changers = self.settings_changers(&graph);
+        catalog.unbound = self.unbound(&graph);
         catalog.tracked_relations = self.tracked(&domains);
         catalog.tracked = oid_array(catalog.tracked_relations.keys());
         danger.publish(&self, &mut catalog);
@@ -271,6 +274,21 @@ impl CatalogRows {
             graph.close_over(&mut changers);
         }
         changers
+    }
+
+    /// Names through which a statement may reach rows of another tenant than its session's setting says: functions with other
+    /// rights or settings, or that set one, what mentions them, and relations whose triggers they are.
+    fn unbound(&self, graph: &Graph<'_>) -> HashSet<String> {
+        let unbound = |function: &&FunctionRow| function.other_rights || function.body.contains("set_config");
+        let mut names: HashSet<String> = self.functions.iter().filter(unbound).map(|row| row.name.clone()).collect();
+        if names.is_empty() {
+            return names;
+        }
+        graph.close_over(&mut names);
+        let triggered = |row: &&RelationRow| row.triggers.iter().any(|trigger| names.contains(&trigger.function));
+        let relations: Vec<String> = self.relations.iter().filter(triggered).map(|row| row.name.clone()).collect();
+        names.extend(relations);
+        names
     }
 
     fn add_relations(

@@ -126,6 +126,8 @@ pub struct Statement {
     pub ddl: bool,
     /// It is a definition, also one on which no other statement's analysis depends: it writes system tables.
     pub defines: bool,
+    /// The session's tenant setting does not say whose rows it changes, trusted or not.
+    pub unbound: bool,
     /// The answer does not depend on the catalog.
     pub timeless: bool,
     /// It may change how strings are read (`standard_conforming_strings`, `client_encoding`).

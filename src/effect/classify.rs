@@ -13,7 +13,6 @@ use super::statement::{QualifiedName, StatementTokens};
 use super::tenants;
 use super::unknown::UnknownReason;
 use super::verbs::{Verb, verbs};
-use crate::catalog::rows::domain_of_table_name;
 use crate::catalog::{Relation, Scope, WriteEvent, bodies};
 
 /// Statements that do the same whatever the catalog says.
@@ -53,9 +52,6 @@ const SCOPED: &[UnknownReason] = &[
     UnknownReason::Call,
 ];
 
-/// Tokens of CREATE SCHEMA IF NOT EXISTS name AUTHORIZATION role, at most: nothing else is made by it.
-const SCHEMA_ALONE: usize = 8;
-
 /// Most tokens of a statement that is searched for settings by name.
 const SHORT: usize = 1_000;
 
@@ -64,8 +60,10 @@ const SHORT: usize = 1_000;
 pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) -> Statement {
     let words = (0..statement.tokens.len()).filter(|index| statement.is_name(*index)).collect();
     let classifier = Classifier { context, statement, words };
-    let kind = classifier.kind();
+    let unbound = classifier.is_unbound();
+    let kind = if unbound { for_all_tenants(classifier.kind()) } else { classifier.kind() };
     Statement {
+        unbound,
         // What a cursor WITH HOLD changes comes when it is too late to measure.
         timeless: classifier.is_timeless() || (statement.is_word(0, "declare") && matches!(kind, Kind::Write(_))),
         scope: classifier.scope(&kind),
@@ -83,11 +81,21 @@ pub fn classify(context: &AnalysisContext<'_>, statement: &StatementTokens<'_>) 
     }
 }
 
-struct Classifier<'a> {
-    context: &'a AnalysisContext<'a>,
-    statement: &'a StatementTokens<'a>,
+/// The same, but for all tenants where the session's was meant.
+fn for_all_tenants(kind: Kind) -> Kind {
+    let Kind::Write(mut write) = kind else { return kind };
+    for touched in write.touched.iter_mut().filter(|touched| touched.tenants == Tenants::Session) {
+        touched.tenants = Tenants::All;
+        touched.rule = "it runs with other rights, or sets the tenant itself";
+    }
+    Kind::Write(write)
+}
+
+pub(super) struct Classifier<'a> {
+    pub(super) context: &'a AnalysisContext<'a>,
+    pub(super) statement: &'a StatementTokens<'a>,
     /// Indexes of names and keywords: few, where rows are many.
-    words: Vec<usize>,
+    pub(super) words: Vec<usize>,
 }
 
 impl Classifier<'_> {
@@ -275,7 +283,7 @@ impl Classifier<'_> {
         }
     }
 
-    fn selects_into(&self) -> bool {
+    pub(super) fn selects_into(&self) -> bool {
         let s = self.statement;
         self.words.iter().any(|&index| s.is_word(index, "into"))
     }
@@ -339,7 +347,7 @@ impl Classifier<'_> {
         Ok(first)
     }
 
-    fn has_words(&self, words: &[&str]) -> bool {
+    pub(super) fn has_words(&self, words: &[&str]) -> bool {
         self.words.iter().any(|&index| self.statement.are_words(index, words))
     }
 
@@ -520,44 +528,9 @@ impl Classifier<'_> {
         }
     }
 
-    /// DROP: what it names is gone when the server could measure it.
-    fn definition(&self) -> Kind {
-        let s = self.statement;
-        let names: BTreeSet<String> = (1..s.tokens.len()).filter_map(|index| s.name(index)).collect();
-        // A temporary one, or one that is new: only the server knows which.
-        let catalog = self.context.catalog;
-        let unsure = |name: &String| {
-            catalog.temporary.contains(name)
-                || (domain_of_table_name(name).is_some() && !catalog.relations.contains_key(name))
-        };
-        if names.iter().any(unsure) {
-            return Kind::Measure(UnknownReason::Definition);
-        }
-        let domains: BTreeSet<String> = names.iter().flat_map(|name| self.domains_of(name)).collect();
-        let touched: Vec<_> = domains
-            .into_iter()
-            .map(|domain| Touched { domain, tenants: Tenants::All, rule: "definition of the relation" })
-            .collect();
-        if touched.is_empty()
-            // What else it takes away, columns of other relations too, only the server knows.
-            || self.has_words(&["cascade"])
-            || !(s.is_any(1, &["table", "materialized"]) || s.are_words(1, &["foreign", "table"]))
-            || self.context.catalog.event_triggers
-        {
-            return Kind::Measure(UnknownReason::Definition);
-        }
-        Kind::Write(Write { touched, rows: RowCount::NotZero, leaves_no_trace_without_rows: true, copy: None })
-    }
-
-    /// Domains of a name.
-    fn domains_of(&self, name: &str) -> Vec<String> {
-        let candidates = self.context.catalog.candidates(None, name);
-        candidates.iter().flat_map(|relation| relation.domains.iter().cloned()).collect()
-    }
-
     /// Why the statement may call something that writes. `target` is where the name of a written
     /// relation stands: a column list may follow it.
-    fn danger(&self, target: Option<usize>) -> Option<UnknownReason> {
+    pub(super) fn danger(&self, target: Option<usize>) -> Option<UnknownReason> {
         let s = self.statement;
         let catalog = self.context.catalog;
         if catalog.implicit_danger {
@@ -636,6 +609,14 @@ impl Classifier<'_> {
             || (s.tokens.len() < SHORT && (0..s.tokens.len()).any(|index| read_only(s.bytes(index))))
     }
 
+    /// It calls what runs with other rights or settings than the session's.
+    fn is_unbound(&self) -> bool {
+        let unbound = &self.context.catalog.unbound;
+        self.context.settings.trust_tenant_setting
+            && !unbound.is_empty()
+            && self.words.iter().any(|&index| self.statement.name(index).is_some_and(|name| unbound.contains(&name)))
+    }
+
     /// It may set whom the session's tenant setting names: bumps that wait are those of the former one.
     fn may_change_tenant(&self) -> bool {
         self.context.settings.trust_tenant_setting && self.statement.is_any(0, &["set", "reset", "discard"])
@@ -682,117 +663,6 @@ impl Classifier<'_> {
         let s = self.statement;
         let readers = &self.context.catalog.version_readers;
         self.words.iter().any(|&index| s.name(index).is_some_and(|name| readers.contains(&name)))
-    }
-
-    fn is_ddl(&self) -> bool {
-        let s = self.statement;
-        let temporary = (1..=3).find(|index| s.is_any(*index, &["temp", "temporary"]));
-        if let Some(at) = temporary.filter(|_| s.is_word(0, "create")) {
-            // A name that hides a relation makes a difference, and a view whose reading does more than read.
-            return s.is_any(at + 1, &["view", "recursive"]) || self.names_relation();
-        }
-        // Roles matter to readers, not to what statements write.
-        if self.defines_role() || (s.is_word(0, "drop") && s.is_any(1, &["role", "group"])) {
-            return false;
-        }
-        // What a session makes for itself is in no catalog: see `name_danger`.
-        let function = (1..=3).find(|index| s.is_any(*index, &["function", "procedure"]));
-        if s.is_word(0, "create")
-            && function.and_then(|at| s.name(at + 1)).is_some_and(|schema| schema.starts_with("pg_temp"))
-        {
-            return false;
-        }
-        s.is_any(0, &["create", "alter", "drop", "import", "reassign"])
-            || (s.is_word(0, "select") && self.selects_into())
-            || self.writes_own_tables()
-    }
-
-    /// A definition on which no other statement's analysis depends, and that shows no reader anything else: new tables and
-    /// sequences, indexes, comments, what goes and was not tracked. The catalog is read again in its time.
-    fn concerns_nobody(&self) -> bool {
-        let s = self.statement;
-        if self.context.catalog.event_triggers {
-            return false;
-        }
-        match () {
-            () if s.is_word(0, "comment") => true,
-            () if self.defines_role() => {
-                let told = ["superuser", "nosuperuser", "bypassrls", "nobypassrls", "inherit", "noinherit"];
-                let more = ["in", "role", "user", "group", "admin", "set", "reset", "rename", "add", "drop"];
-                !(2..s.tokens.len()).any(|index| s.is_any(index, &told) || s.is_any(index, &more))
-            }
-            () if s.is_any(0, &["create", "alter"]) && s.is_word(1, "sequence") => true,
-            () if s.are_words(0, &["create", "schema"]) => s.tokens.len() <= SCHEMA_ALONE,
-            () if s.is_word(0, "create") && self.index_target().is_some() => self.danger(self.index_target()).is_none(),
-            () if s.is_word(0, "create") => self.new_table().is_some_and(|at| self.is_plain_table(at)),
-            () if s.is_word(0, "drop") && s.is_any(1, &["table", "index", "sequence"]) => {
-                !self.has_words(&["cascade"])
-                    && (2..s.tokens.len()).filter_map(|index| s.name(index)).all(|name| !self.is_tracked(&name))
-            }
-            () => false,
-        }
-    }
-
-    /// CREATE or ALTER of a role; "user mapping" is none.
-    fn defines_role(&self) -> bool {
-        let s = self.statement;
-        s.is_any(0, &["create", "alter"]) && s.is_any(1, &["role", "user", "group"]) && !s.is_word(2, "mapping")
-    }
-
-    /// Where the name of the relation stands that an index is made on.
-    fn index_target(&self) -> Option<usize> {
-        let s = self.statement;
-        let index = (1..=2).find(|index| s.is_word(*index, "index"))?;
-        let on = s.find_top(index, |s, at| s.is_word(at, "on"))?;
-        Some(on + 1 + usize::from(s.is_word(on + 1, "only")))
-    }
-
-    /// Where the name of a table stands that CREATE TABLE makes.
-    fn new_table(&self) -> Option<usize> {
-        let s = self.statement;
-        let table = (1..=3).find(|index| s.is_word(*index, "table"))?;
-        (1..table)
-            .all(|index| s.is_any(index, &["global", "local", "temp", "temporary", "unlogged"]))
-            .then(|| table + if s.are_words(table + 1, &["if", "not", "exists"]) { 4 } else { 1 })
-    }
-
-    /// Nobody's name, nothing that it shares with others, nothing that runs.
-    fn is_plain_table(&self, at: usize) -> bool {
-        let s = self.statement;
-        let catalog = self.context.catalog;
-        let Some(name) = s.qualified_name(at) else { return false };
-        let shared = ["references", "inherits", "partition", "of", "like", "execute"];
-        !self.is_tracked(&name.name)
-            && !catalog.knows(&name.name)
-            && !catalog.asks_policies
-            && !self.words.iter().any(|&index| s.is_any(index, &shared))
-            && verbs(s, 0).is_empty()
-            && self.danger(Some(at)).is_none()
-    }
-
-    /// Tracked, or it would be if it were made.
-    fn is_tracked(&self, name: &str) -> bool {
-        let catalog = self.context.catalog;
-        domain_of_table_name(name).is_some()
-            || catalog.domain_tables.contains(name)
-            || catalog.candidates(None, name).iter().any(|relation| !relation.domains.is_empty())
-    }
-
-    fn names_relation(&self) -> bool {
-        let s = self.statement;
-        let known = |name: String| self.context.catalog.relations.contains_key(&name);
-        (1..s.tokens.len()).filter_map(|index| s.name(index)).any(known)
-    }
-
-    /// A change of the tables that hold our configuration changes the catalog too.
-    fn writes_own_tables(&self) -> bool {
-        let s = self.statement;
-        if !s.is_any(0, &["insert", "update", "delete", "merge", "truncate", "copy", "with"]) {
-            return false;
-        }
-        self.words
-            .iter()
-            .any(|&index| s.name(index).is_some_and(|name| name == "tb_domain_cascade" || name == "tb_domain_table"))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod analysis;
 pub mod cache;
 pub mod classify;
 pub mod copy;
+mod definitions;
 pub mod explain;
 pub mod fingerprint;
 pub mod keys;

@@ -265,16 +265,25 @@ impl Pump {
         Ok(ending)
     }
 
-    /// Passes the end of the client's stream on, once nothing is owed that needs the server's ear.
+    /// Passes the end of the client's stream on, once nothing of ours may have to follow: a server that looks for it
+    /// (`client_connection_check_interval`) learns of it in the middle of a statement, as it does without us.
     async fn close_server_side(&mut self) {
         let done = self.up.ended && !self.writes_server() && !self.held && !self.server_shut;
-        let owes = self.session.as_ref().is_some_and(|session| session.owes_ready() || session.owes_late_bump());
-        // In the middle of a message the server hears of nothing else.
-        let cut = self.up.streaming > 0;
-        if done && (cut || !owes) {
-            self.server_shut = true;
-            self.server.shutdown().await;
+        if !done {
+            return;
         }
+        // In the middle of a message the server hears of nothing else.
+        if let Some(session) = self.session.as_mut().filter(|_| self.up.streaming == 0) {
+            session.on_client_end(&mut self.out);
+            self.up.output.append(&mut self.out.to_server);
+            if self.writes_server()
+                || self.session.as_ref().is_some_and(|session| session.may_write() || session.owes_late_bump())
+            {
+                return;
+            }
+        }
+        self.server_shut = true;
+        self.server.shutdown().await;
     }
 
     fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -149,6 +149,8 @@ pub struct Measured {
     pub baseline: Baseline,
     /// The catalog is the server's, readers know its domains, and no bump cascades.
     pub flat: bool,
+    /// Whatever the session's tenant setting says.
+    pub unbound: bool,
 }
 
 /// What a measurement compares with.
@@ -325,6 +327,11 @@ impl Injector {
         Self { name: name.to_owned(), settings: text_array(tenant_settings.iter().map(String::as_str)) }
     }
 
+    /// Settings that name the tenant of what is measured.
+    fn settings_of(&self, measured: &Measured) -> &str {
+        if measured.unbound { "{}" } else { &self.settings }
+    }
+
     /// The result column of our statements inside a client's text.
     #[must_use]
     pub fn column(&self) -> &[u8] {
@@ -344,7 +351,8 @@ impl Injector {
     /// Messages that bump what moved.
     #[must_use]
     pub fn measure_end(&self, measured: &Measured) -> Vec<u8> {
-        if let Some(call) = measured.direct_call(&self.settings) {
+        let settings = self.settings_of(measured);
+        if let Some(call) = measured.direct_call(settings) {
             let parameters = call.parameters();
             return self.group_of(call.sql(), call.types(), parameters.get(..call.types().len()).unwrap_or_default());
         }
@@ -355,11 +363,11 @@ impl Injector {
                 measured.relations(),
                 Some(measured.domains()),
                 Some(measured.scope()),
-                Some(&self.settings),
+                Some(settings),
                 Some(&measured.deferred),
                 Some(measured.portion.sql()),
                 measured.triggers(),
-                Some(if measured.is_plain(&self.settings) { "true" } else { "false" }),
+                Some(if measured.is_plain(settings) { "true" } else { "false" }),
                 measured.before(),
             ],
         )
@@ -368,7 +376,7 @@ impl Injector {
     /// A FunctionCall that measures, where one can; it ends the transaction, as [`Injector::call`] does.
     #[must_use]
     pub fn measure_call(&self, calls: Calls, measured: &Measured) -> Option<Vec<u8>> {
-        let call = measured.direct_call(&self.settings)?;
+        let call = measured.direct_call(self.settings_of(measured))?;
         let parameters = call.parameters();
         let mut out = Vec::with_capacity(160);
         let parameters = parameters.get(..call.types().len()).unwrap_or_default();
@@ -476,7 +484,8 @@ impl Injector {
     /// SQL that bumps what moved.
     #[must_use]
     pub fn measure_end_sql(&self, measured: &Measured) -> String {
-        if let Some(call) = measured.direct_call(&self.settings) {
+        let settings = self.settings_of(measured);
+        if let Some(call) = measured.direct_call(settings) {
             let words: Vec<String> = call.parameters().into_iter().flatten().map(literal).collect();
             let (function, _) = call.sql().split_once('(').unwrap_or_default();
             return format!("{function}({}) AS \"{}\"", words.join(", "), self.name);
@@ -486,10 +495,10 @@ impl Injector {
             measured.relations_sql(),
             literal(measured.domains()),
             literal(measured.scope()),
-            literal(&self.settings),
+            literal(settings),
             literal(&measured.deferred),
             measured.triggers().map(|known| format!(", triggers => {}", literal(known))).unwrap_or_default(),
-            if measured.is_plain(&self.settings) { ", plain => true" } else { "" },
+            if measured.is_plain(settings) { ", plain => true" } else { "" },
             measured.before().map(|counters| format!(", before => {}", literal(counters))).unwrap_or_default(),
             self.name
         )
@@ -605,6 +614,7 @@ mod tests {
                 portion: Portion::Whole,
                 baseline: Baseline::Remembered,
                 flat: true,
+                unbound: false,
             }),
             "SELECT turbo.fn_measure_end('{16385}', '{}', 'every', '{}', '{7}') AS \"_t1\""
         );

@@ -141,7 +141,13 @@ impl Session {
         }
         let moves = moves_counters(&act) || portal.defines || portal.ddl;
         let purpose = self.purpose_of_end(&act);
-        let execution = Execution { scope: portal.scope.as_ref(), portion, copy_in: portal.copy_in, purpose };
+        let execution = Execution {
+            scope: portal.scope.as_ref(),
+            portion,
+            copy_in: portal.copy_in,
+            purpose,
+            unbound: portal.unbound,
+        };
         let write = self.execute(act, execution, out);
         if moves {
             self.counters.on_write();

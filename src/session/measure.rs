@@ -81,6 +81,8 @@ pub(super) struct Execution<'a> {
     pub(super) copy_in: bool,
     /// What its end is for.
     pub(super) purpose: Purpose,
+    /// The session's tenant setting does not say whose rows it changes.
+    pub(super) unbound: bool,
 }
 
 /// Whether a statement may change rows of tracked relations.
@@ -105,6 +107,7 @@ impl Session {
             triggers: Arc::clone(&catalog.deferrable_triggers),
             portion: Portion::Whole,
             baseline: Baseline::Remembered,
+            unbound: false,
             flat: self.keys().is_some() && !catalog.has_unseen_domains,
         }
     }
@@ -123,8 +126,8 @@ impl Session {
         if self.context() == Context::Failed {
             return;
         }
-        let Execution { scope, portion, copy_in, purpose } = execution;
-        let measured = Measured { portion, ..self.measured(scope) }.since(self.counters, reason);
+        let Execution { scope, portion, copy_in, purpose, unbound } = execution;
+        let measured = Measured { portion, unbound, ..self.measured(scope) }.since(self.counters, reason);
         if measured.baseline == Baseline::Remembered {
             out.to_server.append(&mut self.injector.measure_begin(&measured));
             self.push_injected(Purpose::MeasureBegin);

@@ -273,6 +273,11 @@ impl Session {
 
     /// Replaces what is known about the database.
     pub fn set_view(&mut self, view: View) {
+        if !view.analyzer.catalog.installed {
+            // The schema goes, and with it what waits to be written there.
+            self.pending.forget();
+            self.open_measurement = None;
+        }
         self.view = view;
         // Other relations may be tracked now.
         self.counters = Counters::Unknown;
@@ -427,6 +432,21 @@ impl Session {
     #[must_use]
     pub fn owes_ready(&self) -> bool {
         self.copy_in != CopyIn::Active && self.outstanding.iter().any(Request::ends_with_ready)
+    }
+
+    /// Whether an answer is due behind which the server may have to get something of ours: a text once more, a Sync, a ROLLBACK.
+    #[must_use]
+    pub fn may_write(&self) -> bool {
+        let synced = matches!(self.outstanding.iter().last(), Some(Request::Sync(_)));
+        self.owes_ready() && self.outstanding.iter().any(|request| request.may_need_more(synced))
+    }
+
+    /// Nothing follows: the server gets what it waits for.
+    pub fn on_client_end(&mut self, out: &mut Output) {
+        if let Some(sync_sent) = self.outstanding.unsynced_call() {
+            *sync_sent = true;
+            encode::sync(&mut out.to_server);
+        }
     }
 
     /// Whether an answer is due behind which a bump in a transaction of its own goes, or its own answer: the connection to

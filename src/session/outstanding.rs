@@ -175,6 +175,34 @@ impl Request {
         }
     }
 
+    /// Whether its answer may make us send something; `synced`: a Sync is on its way behind it.
+    #[must_use]
+    pub fn may_need_more(&self, synced: bool) -> bool {
+        match self {
+            Self::Query(query) => {
+                (query.rewrite.is_some() && !query.visible)
+                    || query.copy.is_some()
+                    || query.bump_before_commit
+                    || query.sync_after
+                    || query.again
+            }
+            Self::Sync(sync) => sync.rollback_after,
+            Self::FunctionCall { sync_after } => *sync_after,
+            // The server that skips it waits for its Sync.
+            Self::Call { sync_sent, .. } => !sync_sent,
+            // One that fails takes the answer of a Query behind it along.
+            Self::Injected { .. } => !synced,
+            Self::Parse(_)
+            | Self::Bind(_)
+            | Self::Describe
+            | Self::Execute { .. }
+            | Self::Close(_)
+            | Self::Ended
+            | Self::Rollback
+            | Self::LateSync { .. } => false,
+        }
+    }
+
     /// How often every domain is bumped behind it, in a transaction of its own.
     #[must_use]
     pub fn late_bumps(&self) -> u32 {

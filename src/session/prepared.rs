@@ -79,6 +79,7 @@ impl Prepared {
             ddl: statement.ddl,
             defines: statement.defines,
             timeless: statement.timeless,
+            unbound: statement.unbound,
             generation: analyzer.catalog.generation,
             changes_settings: statement.changes_settings,
             forgets: statement.forgets.clone(),
@@ -110,6 +111,8 @@ pub struct Portal {
     pub defines: bool,
     /// The catalog does not matter.
     pub timeless: bool,
+    /// The session's tenant setting does not say whose rows it changes.
+    pub unbound: bool,
     /// Of the catalog that says so.
     pub generation: u64,
     /// How strings are read may change.

@@ -145,12 +145,26 @@ impl Session {
     }
 
     fn send_query(&mut self, text: &[u8], analysis: &Analysis, out: &mut Output) -> ClientStep {
+        let ddl = analysis.statements.iter().any(|statement| statement.ddl);
+        // A DROP that says itself what it changes is judged by the catalog that it finds: what it drops is gone when the
+        // server could measure it.
+        let says_itself = analysis.single().is_some_and(|statement| matches!(self.act(statement), Act::Write { .. }));
+        if ddl && !says_itself {
+            self.note_ddl(out);
+        }
+        let step = self.send_text(text, analysis, ddl, out);
+        if ddl && says_itself {
+            self.note_ddl(out);
+        }
+        step
+    }
+
+    fn send_text(&mut self, text: &[u8], analysis: &Analysis, ddl: bool, out: &mut Output) -> ClientStep {
         let context = self.context();
         let counters = self.counters;
         if analysis.statements.iter().any(|statement| self.moves_counters(statement)) {
             self.counters.on_write();
         }
-        let ddl = analysis.statements.iter().any(|statement| statement.ddl);
         for statement in &analysis.statements {
             self.names.forget_statements(statement.forgets.as_ref());
         }
@@ -166,9 +180,6 @@ impl Session {
                 .is_some_and(|statement| self.purpose_of_end(&self.act(statement)) == Purpose::DefinitionEnd),
             ..QueryRequest::default()
         };
-        if ddl {
-            self.note_ddl(out);
-        }
         if analysis.refused {
             return self.relay_query(query);
         }
@@ -214,7 +225,7 @@ impl Session {
 
     /// Whether the server is asked if the analysis of this statement is right.
     fn is_audited(&self, statement: &Statement, context: Context) -> bool {
-        statement.audit.is_some() && self.is_fresh() && context != Context::Failed
+        statement.audit.is_some() && !statement.ddl && self.is_fresh() && context != Context::Failed
     }
 
     /// Puts our statements into the text; relays it as it is when there are none to put.
@@ -387,7 +398,7 @@ impl Session {
     fn measured_in(&self, position: &Position, statement: &Statement, reason: UnknownReason) -> Measured {
         let measured = self.measured(statement.scope.as_ref());
         let looks = if position.stale { Looks::Server } else { measured.looks };
-        Measured { looks, ..measured }.since(position.counters, reason)
+        Measured { looks, unbound: statement.unbound, ..measured }.since(position.counters, reason)
     }
 
     fn rewrite_measured(

@@ -9,7 +9,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::effect::unknown::UnknownReason;
 use crate::session::{Event, StatementClass};
-use crate::versions::fold::Log;
 
 const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
@@ -178,12 +177,12 @@ impl Metrics {
     }
 
     /// What a database's log holds.
-    pub fn set_log(&self, database: &str, log: Log) {
+    pub fn set_log(&self, database: &str, rows: i64, age_seconds: f64) {
         let labels = || vec![Label::new("database", database.to_owned())];
         let gauge = |name: &'static str| self.recorder.register_gauge(&Key::from_parts(name, labels()), &METADATA);
         // Far below 2^52.
-        gauge("turnstile_log_rows").set(f64::from(i32::try_from(log.rows).unwrap_or(i32::MAX)));
-        gauge("turnstile_log_age_seconds").set(log.age);
+        gauge("turnstile_log_rows").set(f64::from(i32::try_from(rows).unwrap_or(i32::MAX)));
+        gauge("turnstile_log_age_seconds").set(age_seconds);
     }
 
     /// The fold worker moved rows.

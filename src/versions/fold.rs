@@ -40,7 +40,7 @@ pub async fn run(database: Arc<Database>, config: Arc<Config>, metrics: Arc<Metr
             () = tokio::time::sleep(pause) => {}
         }
         if !database.view().analyzer.catalog.installed {
-            metrics.set_log(&database.name, Log::default());
+            metrics.set_log(&database.name, 0, 0.0);
             continue;
         }
         if looked.is_none_or(|looked| looked.elapsed() >= LOG_LOOK) {
@@ -64,17 +64,17 @@ pub async fn run(database: Arc<Database>, config: Arc<Config>, metrics: Arc<Metr
 
 /// What is not folded yet.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Log {
+struct Log {
     /// Rows, up to one fold's.
-    pub rows: i64,
+    rows: i64,
     /// Seconds since the oldest was written.
-    pub age: f64,
+    age: f64,
 }
 
 async fn look_at_log(database: &Database, metrics: &Metrics) {
     match log(database).await {
         Ok(log) => {
-            metrics.set_log(&database.name, log);
+            metrics.set_log(&database.name, log.rows, log.age);
             if log.age > LOG_AGE_MAX.as_secs_f64() {
                 tracing::warn!(
                     database = %database.name, rows = log.rows, seconds = log.age,

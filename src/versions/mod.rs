@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod fold;
+pub mod handover;
 
 use std::fmt;
 
@@ -46,6 +47,9 @@ pub const SCHEMA_VERSION: i32 = 2;
 /// Counts what the program asks of the functions: it works with this number only.
 const COMPATIBILITY: i32 = 1;
 
+/// In its place while the schema is about to be removed.
+const RETIRED: i32 = -1;
+
 /// What is in a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaState {
@@ -59,6 +63,8 @@ pub enum SchemaState {
     Older(i32),
     /// Of a newer version.
     Newer(i32),
+    /// It is about to be removed: nobody works with it any more.
+    Retired,
     /// A schema of that name that Turnstile did not make.
     Foreign,
     /// Its objects are there, but not what says of which version they are: a dump is being restored, or one without data was.
@@ -91,6 +97,9 @@ impl fmt::Display for SchemaState {
             Self::Newer(version) => write!(
                 f,
                 "schema turbo has version {version}, made by a newer turnstile than this one ({SCHEMA_VERSION}); upgrade turnstile"
+            ),
+            Self::Retired => f.write_str(
+                "schema turbo is being removed; if nobody does that any more, `turnstile install` keeps it, versions included",
             ),
             Self::Foreign => {
                 f.write_str("there is a schema turbo that turnstile did not make; rename it, or use another database")
@@ -185,6 +194,9 @@ pub async fn state(client: &Client) -> Result<SchemaState, tokio_postgres::Error
         return Ok(SchemaState::Incomplete);
     };
     let (compatibility, checksum): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+    if compatibility == RETIRED {
+        return Ok(SchemaState::Retired);
+    }
     Ok(match compatibility.cmp(&COMPATIBILITY) {
         std::cmp::Ordering::Less => SchemaState::Older(last),
         std::cmp::Ordering::Greater => SchemaState::Newer(last),
@@ -198,11 +210,21 @@ const INSTALL_SETTINGS: &str = "SET LOCAL search_path = pg_catalog, pg_temp; SET
      SET LOCAL client_min_messages = warning; SET LOCAL default_tablespace = ''; \
      SET LOCAL default_table_access_method = heap; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '60s'";
 
-/// Installs or upgrades; does nothing when the schema is current. Safe to run at the same time.
+/// Installs or upgrades; does nothing when the schema is current. Safe to run at the same time. Behind it the Turnstiles that
+/// serve the database work with it.
 ///
 /// # Errors
 /// [`SchemaError`]; the schema is then as it was.
 pub async fn install(client: &Client) -> Result<(), SchemaError> {
+    install_only(client).await?;
+    Ok(handover::until_all(client, true).await?)
+}
+
+/// The same without waiting for others.
+///
+/// # Errors
+/// [`SchemaError`]; the schema is then as it was.
+pub async fn install_only(client: &Client) -> Result<(), SchemaError> {
     match install_once(client).await {
         // Somebody else has just made it.
         Err(SchemaError::Server(error))
@@ -231,7 +253,7 @@ async fn install_once(client: &Client) -> Result<(), SchemaError> {
 
 async fn install_in_transaction(client: &Client) -> Result<(), SchemaError> {
     let mut before = state(client).await?;
-    if matches!(before, SchemaState::Older(_) | SchemaState::Compatible) {
+    if matches!(before, SchemaState::Older(_) | SchemaState::Compatible | SchemaState::Retired) {
         // One at a time; what another one did meanwhile is seen behind it.
         client.batch_execute("LOCK TABLE turbo.tb_schema_migration IN EXCLUSIVE MODE").await?;
         before = state(client).await?;
@@ -251,7 +273,7 @@ async fn install_in_transaction(client: &Client) -> Result<(), SchemaError> {
                 .await?;
             0
         }
-        SchemaState::Compatible => SCHEMA_VERSION,
+        SchemaState::Compatible | SchemaState::Retired => SCHEMA_VERSION,
         SchemaState::Older(version) => version,
         other => return Err(SchemaError::State(other)),
     };
@@ -279,7 +301,7 @@ async fn install_in_transaction(client: &Client) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Removes the schema and all versions.
+/// Removes the schema and all versions, once nobody works with it any more.
 ///
 /// # Errors
 /// [`SchemaError::InUse`] when views or functions of the application depend on it.
@@ -304,6 +326,14 @@ pub async fn uninstall(client: &Client) -> Result<(), SchemaError> {
     if !dependents.is_empty() {
         let names: Result<Vec<String>, _> = dependents.iter().map(|row| row.try_get(0)).collect();
         return Err(SchemaError::InUse(names?.join(", ")));
+    }
+    let retired = format!("UPDATE turbo.tb_schema_code SET compatibility = {RETIRED}");
+    // Of an older version nobody of ours makes use.
+    let retires = state(client).await?.is_usable();
+    if retires {
+        client.batch_execute(&retired).await?;
+        handover::until_all(client, false).await?;
+        handover::until_transactions_end(client).await?;
     }
     Ok(client.batch_execute("DROP SCHEMA turbo CASCADE").await?)
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::support::wire::{Wire, query, startup};
-use crate::support::{Env, Setup, try_connect};
+use crate::support::wire::{Wire, query, startup, sync, unnamed};
+use crate::support::{Env, Route, Setup, T1, try_connect};
 use tokio_postgres::Client;
 
 /// One block of fixtures/definitions/forms.txt, which says what its lines mean.
@@ -171,4 +171,104 @@ async fn what_readers_are_shown_moves_their_versions() {
     }
     assert!(wrong.is_empty(), "{} wrong\n{}", wrong.len(), wrong.join("\n"));
     bench.env.stop().await;
+}
+
+fn user(id: u32) -> String {
+    format!("INSERT INTO tv_user VALUES ({id}, '{T1}')")
+}
+
+/// A temporary table is nobody's cache, whatever it is called.
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_tables_move_nothing() {
+    let env = Env::new(Route::Direct).await;
+    for settled in [false, true] {
+        for (make, go) in [
+            ("CREATE TEMP TABLE tv_gone (id int)", "DROP TABLE tv_gone"),
+            ("CREATE TEMP TABLE tv_gone AS SELECT 1 AS id", "DROP TABLE pg_temp.tv_gone"),
+            ("CREATE TEMP TABLE tv_user (id int)", "DROP TABLE IF EXISTS tv_user"),
+            ("CREATE TEMP TABLE tv_post (id int)", "DROP TABLE tv_post CASCADE"),
+            ("CREATE TEMP TABLE tv_gone (id int)", "DISCARD TEMP"),
+        ] {
+            let mut wire = Wire::login(env.port);
+            env.fresh().await;
+            let before = env.versions().await;
+            let mut answers = wire.ask(&query(make));
+            if settled {
+                env.settle_catalog().await;
+            }
+            answers += &wire.ask(&query(go));
+            assert!(!answers.contains("E("), "{answers}");
+            assert_eq!(env.versions().await.since(&before), "", "{make}; {go}, settled: {settled}");
+        }
+    }
+    env.stop().await;
+}
+
+/// Definitions of one session on which no statement of another one depends: those are neither measured, nor move more.
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_that_concern_nobody() {
+    let env = Env::new(Route::Direct).await;
+    env.direct("CREATE MATERIALIZED VIEW digest AS SELECT count(*) FROM tb_user; CREATE ROLE somebody").await;
+    env.settle_catalog().await;
+    let (mut definer, mut writer) = (Wire::login(env.port), Wire::login(env.port));
+    let stale = "turnstile_measured_statements_total{reason=\"catalog_stale\"}";
+    let texts = |n: u32| {
+        vec![
+            format!("CREATE TEMP TABLE scratch_{n} (id int, v numeric(10, 2) DEFAULT 0)"),
+            format!("DROP TABLE scratch_{n}"),
+            format!("CREATE OR REPLACE FUNCTION pg_temp.lower(t text) RETURNS text LANGUAGE sql AS 'SELECT t || {n}'"),
+            format!("CREATE ROLE role_{n}"),
+            format!("ALTER ROLE role_{n} CREATEDB"),
+            format!("DROP ROLE role_{n}"),
+            "COMMENT ON TABLE tb_user IS 'users'".to_owned(),
+            "REFRESH MATERIALIZED VIEW digest".to_owned(),
+            format!("CREATE INDEX CONCURRENTLY index_{n} ON tb_user (name)"),
+            format!("DROP INDEX CONCURRENTLY index_{n}"),
+            format!(
+                "CREATE TABLE made_{n} (id serial PRIMARY KEY, name varchar(20) NOT NULL UNIQUE, at timestamptz DEFAULT now())"
+            ),
+            format!("CREATE INDEX ON made_{n} (name DESC, lower(name)) WHERE id > 0"),
+            format!("INSERT INTO made_{n} (name) VALUES ('x')"),
+            format!("SELECT * FROM made_{n}"),
+            format!("CREATE SEQUENCE sequence_{n}; DROP SEQUENCE sequence_{n}"),
+            format!("DROP TABLE made_{n}"),
+            "REINDEX TABLE tb_user".to_owned(),
+            "ANALYZE tb_user".to_owned(),
+            "GRANT SELECT ON tb_user TO somebody".to_owned(),
+        ]
+    };
+    let mut id = 0;
+    let mut wrong = Vec::new();
+    let concurrently = |text: &str| text.contains("CONCURRENTLY") || text.contains("REINDEX");
+    for round in 0..6 {
+        let block = round % 2 == 1;
+        for text in texts(round).into_iter().filter(|text| !block || !concurrently(text)) {
+            let before = (env.versions().await, env.metric(stale));
+            if block {
+                definer.ask(&query("BEGIN"));
+            }
+            let answer = definer.ask(&query(&text));
+            id += 1;
+            writer.ask(&[unnamed(&user(id), &[]), sync()].concat());
+            writer.ask(&query(&format!("UPDATE tv_user SET name = 'x' WHERE id = {id} AND tenant_id = '{T1}'")));
+            if block {
+                definer.ask(&query("COMMIT"));
+            }
+            let moved = env.versions().await.since(&before.0);
+            let measured = env.metric(stale) - before.1;
+            // Members of a role that goes may be shown something else.
+            let told = text.contains("DROP ROLE") && moved.contains("T1 +");
+            if answer.contains("E(") || measured > 0.5 || (moved != "user: T1 +2" && !told) {
+                wrong.push(format!("{text}: {answer}: {moved:?}, measured {measured}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What a session has made for itself is found by its name only, and may write.
+    definer.ask(&query(
+        "CREATE FUNCTION pg_temp.upper(t text) RETURNS text LANGUAGE sql AS 'INSERT INTO tv_feed VALUES (1); SELECT t'",
+    ));
+    let (answer, moved) = env.moved(async { definer.ask(&query("SELECT upper('x'), pg_temp.upper('x')")) }).await;
+    assert_eq!((answer.contains("D(X,x)"), moved.as_str()), (true, "feed: * +1"), "{answer}");
+    env.stop().await;
 }

@@ -1,9 +1,11 @@
 //! Start, drain, servers that go away.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::support::wire::{Wire, query, startup, transcript};
-use crate::support::{Env, Route, Setup, T1, eventually, try_connect};
+use crate::support::wire::{Wire, query, startup, sync, transcript, unnamed};
+use crate::support::{Env, Route, Setup, T1, connect, eventually, try_connect};
 use turnstile::catalog::loader::For;
 use turnstile::versions;
 
@@ -285,5 +287,97 @@ async fn the_schema_is_removed_under_a_client() {
     client.batch_execute("CREATE TABLE two (id int)").await.unwrap();
     client.batch_execute("INSERT INTO tv_plain VALUES (1)").await.unwrap();
     assert_eq!(env.direct.query("SELECT FROM tv_plain", &[]).await.unwrap().len(), 1);
+    env.stop().await;
+}
+
+/// What writers have begun and ended.
+#[derive(Default)]
+struct Load {
+    begun: AtomicI64,
+    ended: AtomicI64,
+    stop: AtomicBool,
+}
+
+impl Load {
+    async fn write(&self, port: u16) {
+        let client = connect(port).await;
+        let insert = format!("INSERT INTO tv_user VALUES (nextval('made'), '{T1}')");
+        let prepared = client.prepare("INSERT INTO tv_user VALUES (nextval('made'), $1)").await.unwrap();
+        let tenant: uuid::Uuid = T1.parse().unwrap();
+        while !self.stop.load(Ordering::SeqCst) {
+            let turn = self.begun.fetch_add(1, Ordering::SeqCst) % 3;
+            match turn {
+                0 => client.batch_execute(&insert).await.unwrap(),
+                1 => client.batch_execute(&format!("BEGIN; {insert}; COMMIT")).await.unwrap(),
+                _ => drop(client.execute(&prepared, &[&tenant]).await.unwrap()),
+            }
+            self.ended.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn begun(&self) -> i64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+}
+
+/// No statement fails, and each one that begins behind an install moves versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_comes_and_goes_under_load() {
+    let env = Env::new(Route::Direct).await;
+    let installer = connect(env.cluster.port()).await;
+    env.direct("CREATE SEQUENCE made").await;
+    let version = format!("SELECT turbo.fn_domain_version('{T1}', 'user')");
+    let version = async || installer.query_one(&version, &[]).await.unwrap().get::<_, i64>(0);
+    for round in 0..6 {
+        let load = Arc::new(Load::default());
+        let writers: Vec<_> = (0..4)
+            .map(|_| {
+                let (load, port) = (Arc::clone(&load), env.port);
+                tokio::spawn(async move { load.write(port).await })
+            })
+            .collect();
+        let further = async |count: i64| {
+            let from = load.begun();
+            eventually("they write", async || load.begun() >= from + count).await;
+        };
+        further(30).await;
+        versions::uninstall(&installer).await.unwrap();
+        further(30).await;
+        versions::install(&installer).await.unwrap();
+        let ended = load.ended.load(Ordering::SeqCst);
+        let before = version().await;
+        let begun = load.begun();
+        further(60).await;
+        load.stop.store(true, Ordering::SeqCst);
+        for writer in writers {
+            writer.await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        let moved = version().await - before;
+        assert!(moved >= load.begun() - begun, "round {round}: {moved} of {} or more", load.begun() - begun);
+        assert!(moved <= load.begun() - ended, "round {round}: {moved} of {} at most", load.begun() - ended);
+    }
+    env.stop().await;
+}
+
+/// The server looks whether its client is there (`client_connection_check_interval`): it sees the same as without us.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_ends_during_its_statement() {
+    let settings = vec!["client_connection_check_interval = 50ms".to_owned()];
+    let env = Env::with(Setup { settings, ..Setup::default() }).await;
+    for flight in [
+        query("SELECT pg_sleep(60)"),
+        query("INSERT INTO tb_user (name) SELECT pg_sleep(60)::text"),
+        [unnamed("SELECT pg_sleep(60)", &[]), sync()].concat(),
+        [unnamed(&format!("INSERT INTO tv_user SELECT 7, '{T1}', pg_sleep(60)::text"), &[]), sync()].concat(),
+    ] {
+        let mut wire = Wire::login(env.port);
+        wire.send(&flight);
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let sleeping = async || env.direct.query_one(sleeping, &[]).await.unwrap().get::<_, i64>(0);
+        eventually("it runs", async || sleeping().await == 1).await;
+        drop(wire);
+        eventually("the server has noticed", async || sleeping().await == 0).await;
+    }
+    assert_eq!(env.direct.query("SELECT FROM tv_user", &[]).await.unwrap().len(), 0);
     env.stop().await;
 }

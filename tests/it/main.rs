@@ -26,5 +26,6 @@ mod protocol;
 mod relay;
 mod schema;
 mod support;
+mod tenants;
 mod versions;
 mod writes;
