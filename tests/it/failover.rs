@@ -170,3 +170,81 @@ async fn a_dump_of_an_old_cluster_is_restored_into_a_young_one() {
     }
     env.stop().await;
 }
+
+/// What was committed behind the point, and seen, is gone: its version comes again with other rows, in another incarnation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_standby_recovers_to_a_point_in_time() {
+    let env = Env::new(Route::Direct).await;
+    let mut restored = env.cluster.standby().unwrap();
+    let direct = connect(restored.port()).await;
+    let primary: String = direct.query_one("SHOW primary_conninfo", &[]).await.unwrap().get(0);
+    direct.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+    direct.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually("it follows no longer", async || {
+        direct.query("SELECT FROM pg_stat_wal_receiver", &[]).await.unwrap().is_empty()
+    })
+    .await;
+    let mut wire = Wire::login(env.port);
+    wire.ask(&query(&format!("INSERT INTO tv_user VALUES (1, '{T1}', 'x')")));
+    env.direct("SELECT pg_create_restore_point('point')").await;
+    wire.ask(&query(&format!("INSERT INTO tv_user VALUES (2, '{T1}', 'lost')")));
+    let (seen, former) = (version(&env.direct, "user").await, incarnation(&env.direct).await);
+    assert!(seen == 2 && former.is_some());
+    for setting in [
+        format!("primary_conninfo = '{}'", primary.replace('\'', "''")),
+        "recovery_target_name = 'point'".into(),
+        "recovery_target_action = 'promote'".into(),
+    ] {
+        direct.batch_execute(&format!("ALTER SYSTEM SET {setting}")).await.unwrap();
+    }
+    restored.kill().unwrap();
+    restored.restart().unwrap();
+    let direct = connect(restored.port()).await;
+    eventually("it is promoted", async || {
+        !direct.query_one("SELECT pg_is_in_recovery()", &[]).await.unwrap().get::<_, bool>(0)
+    })
+    .await;
+    assert_eq!(version(&direct, "user").await, 1);
+    assert_ne!(incarnation(&direct).await, former);
+    let running = serve(restored.port(), &restored).await;
+    Wire::login(running.listen.port()).ask(&query(&format!("INSERT INTO tv_user VALUES (3, '{T1}', 'other')")));
+    assert_eq!(version(&direct, "user").await, seen);
+    next_incarnation(&direct, former.as_ref()).await;
+    running.shutdown().await;
+    env.stop().await;
+}
+
+/// The subscriber takes over: versions go on from what readers of the publisher have seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_takes_over() {
+    let logical = || Setup { settings: vec!["wal_level = logical".into()], ..Setup::default() };
+    let (publisher, subscriber) = (Env::with(logical()).await, Env::with(logical()).await);
+    publisher.direct("CREATE PUBLICATION p FOR ALL TABLES").await;
+    let connection = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", publisher.cluster.port());
+    subscriber
+        .direct(&format!(
+            "CREATE SUBSCRIPTION s CONNECTION '{connection}' PUBLICATION p WITH (copy_data = false, create_slot)"
+        ))
+        .await;
+    let mut wire = Wire::login(publisher.port);
+    for id in 1..=30 {
+        wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}', 'x')")));
+        if id == 15 {
+            publisher.direct("SELECT turbo.fn_fold(1000)").await;
+        }
+    }
+    let seen = version(&publisher.direct, "user").await;
+    assert_eq!(seen, 30);
+    eventually("all has come", async || version(&subscriber.direct, "user").await == seen).await;
+    publisher.stop().await;
+    subscriber.direct("ALTER SUBSCRIPTION s DISABLE; ALTER SUBSCRIPTION s SET (slot_name = NONE)").await;
+    subscriber.direct("DROP SUBSCRIPTION s").await;
+    let mut wire = Wire::login(subscriber.port);
+    for id in 31..=40 {
+        wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}', 'x')")));
+        assert_eq!(version(&subscriber.direct, "user").await, i64::from(id));
+    }
+    subscriber.direct("SELECT turbo.fn_fold(1000)").await;
+    assert_eq!(version(&subscriber.direct, "user").await, 40);
+    subscriber.stop().await;
+}
