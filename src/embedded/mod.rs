@@ -240,7 +240,15 @@ impl Cluster {
         self.stop("immediate")
     }
 
-    /// Starts it again after [`Cluster::kill`].
+    /// Stops the server with a checkpoint; nothing is left to recover.
+    ///
+    /// # Errors
+    /// [`ClusterError::Failed`].
+    pub fn shut_down(&self) -> Result<(), ClusterError> {
+        self.stop("fast")
+    }
+
+    /// Starts it again after [`Cluster::kill`] or [`Cluster::shut_down`].
     ///
     /// # Errors
     /// [`ClusterError::Failed`].
@@ -255,8 +263,11 @@ impl Cluster {
         )
     }
 
-    /// Runs a server program as the cluster's user.
-    fn run(&self, program: &str, arguments: &[&OsStr]) -> Result<(), ClusterError> {
+    /// Runs a server program as the cluster's user, in the cluster's folder; its data is in `data` there.
+    ///
+    /// # Errors
+    /// [`ClusterError::Failed`], with what it said.
+    pub fn run(&self, program: &str, arguments: &[&OsStr]) -> Result<(), ClusterError> {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new(self.bin_dir.join(program));
         command.args(arguments).stdin(Stdio::null()).current_dir(&self.root).env_remove("PGDATA").env("LC_ALL", "C");

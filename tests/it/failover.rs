@@ -248,3 +248,46 @@ async fn a_subscriber_takes_over() {
     assert_eq!(version(&subscriber.direct, "user").await, 40);
     subscriber.stop().await;
 }
+
+/// Nothing is lost: versions go on, numbers of transactions too.
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_go_on_behind_pg_upgrade() {
+    let env = Env::new(Route::Direct).await;
+    let mut wire = Wire::login(env.port);
+    for id in 1..=5 {
+        wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}', 'x')")));
+        if id == 3 {
+            env.direct("SELECT turbo.fn_fold(1000)").await;
+        }
+    }
+    let former = incarnation(&env.direct).await;
+    env.cluster.shut_down().unwrap();
+    let mut upgraded = Cluster::start(&ClusterOptions::default()).unwrap();
+    upgraded.shut_down().unwrap();
+    let programs = env.cluster.bin_dir();
+    let (old, new) = (env.cluster.socket_dir().join("data"), upgraded.socket_dir().join("data"));
+    let arguments = [
+        ["-b".as_ref(), programs.as_os_str()],
+        ["-B".as_ref(), programs.as_os_str()],
+        ["-d".as_ref(), old.as_os_str()],
+        ["-D".as_ref(), new.as_os_str()],
+        ["-U".as_ref(), "postgres".as_ref()],
+    ];
+    upgraded.run("pg_upgrade", &arguments.concat()).unwrap();
+    upgraded.restart().unwrap();
+    let direct = connect(upgraded.port()).await;
+    assert_eq!(version(&direct, "user").await, 5);
+    let running = serve(upgraded.port(), &upgraded).await;
+    let mut wire = Wire::login(running.listen.port());
+    for id in 6..=10 {
+        wire.ask(&query(&format!("INSERT INTO tv_user VALUES ({id}, '{T1}', 'x')")));
+        assert_eq!(version(&direct, "user").await, i64::from(id));
+    }
+    eventually("it folds", async || {
+        direct.query_one("SELECT count(*) FROM turbo.tb_bump", &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
+    assert_eq!(version(&direct, "user").await, 10);
+    assert_eq!(incarnation(&direct).await, former);
+    running.shutdown().await;
+}
