@@ -14,7 +14,7 @@ use crate::admin::{self, Admin};
 use crate::catalog::control::{self, ControlPool};
 use crate::catalog::loader::{Databases, For, LoadError};
 use crate::catalog::reading;
-use crate::cli::{CommonArgs, ExplainArgs, LogFormat, ServeArgs, ServerArgs};
+use crate::cli::{CommonArgs, ExplainArgs, InstallArgs, LogFormat, ServeArgs, ServerArgs};
 use crate::config::{Config, ConfigFile, parse_server};
 use crate::effect::{AnalysisContext, EffectSettings, analyze, explain::explain};
 use crate::embedded::{Cluster, ClusterOptions};
@@ -311,12 +311,15 @@ async fn connect(args: &ServerArgs, file: &ConfigFile) -> anyhow::Result<tokio_p
 ///
 /// # Errors
 /// When the schema cannot be installed; nothing has changed then.
-pub async fn install(args: ServerArgs) -> anyhow::Result<()> {
+pub async fn install(InstallArgs { server: args, readers }: InstallArgs) -> anyhow::Result<()> {
     let file = read_config(&args.common)?;
     start_logging(&args.common, &file)?;
     let client = connect(&args, &file).await?;
     let before = versions::state(&client).await?;
     versions::install(&client).await?;
+    if !readers.is_empty() {
+        versions::set_readers(&client, &readers).await?;
+    }
     let verb = match before {
         SchemaState::Current => "was installed already",
         SchemaState::Absent => "is installed",

@@ -34,7 +34,7 @@ pub enum Command {
     /// print every version that moves. Ctrl-C stops and removes everything.
     Demo(DemoArgs),
     /// Install or upgrade the turbo schema in a database. Does nothing if it is current.
-    Install(ServerArgs),
+    Install(InstallArgs),
     /// Remove the turbo schema and all versions from a database.
     Uninstall(ServerArgs),
     /// Say whether the turbo schema is installed, in which version, and what is tracked. Exit code 1
@@ -166,6 +166,18 @@ pub struct ServerArgs {
     /// PostgreSQL itself, not a pooler: postgres://USER@HOST:PORT/DATABASE.
     #[arg(long, env = "TURNSTILE_SERVER", value_name = "URL")]
     pub server: Option<String>,
+}
+
+/// `turnstile install`.
+#[derive(Debug, Args, Default)]
+pub struct InstallArgs {
+    /// Where to.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Only these roles may read versions, tenants, and who wrote when; PUBLIC is everybody [default: as it is; at first
+    /// PUBLIC].
+    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+    pub readers: Vec<String>,
 }
 
 /// `turnstile explain`.

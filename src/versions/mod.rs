@@ -236,6 +236,15 @@ pub async fn install_only(client: &Client) -> Result<(), SchemaError> {
     }
 }
 
+/// Lets these roles alone read versions, tenants, and who wrote when; `PUBLIC` is everybody.
+///
+/// # Errors
+/// Of the server: a role that does not exist, a schema of another owner. Nothing has changed then.
+pub async fn set_readers(client: &Client, roles: &[String]) -> Result<(), SchemaError> {
+    client.execute("SELECT turbo.fn_set_readers($1)", &[&roles]).await?;
+    Ok(())
+}
+
 async fn install_once(client: &Client) -> Result<(), SchemaError> {
     client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE").await?;
     let installed = async {

@@ -57,11 +57,53 @@ async fn application_works(env: &Env, role: &str, database: &str, direct: &Clien
             }
         }
     }
-    let seen = wire.ask(&query("SELECT count(version) > 0 FROM turbo.tb_domain_version WHERE domain = 'user'"));
-    if !seen.contains("D(t)") {
-        wrong.push(seen);
-    }
     assert!(wrong.is_empty(), "{role} in {database}\n{}", wrong.join("\n"));
+}
+
+/// What of all that tells of tenants and writers a role can read.
+fn reads(env: &Env, role: &str, database: &str) -> usize {
+    let mut wire = login(env, role, database);
+    let all = [
+        "SELECT count(version) > 0 FROM turbo.tb_domain_version WHERE domain = 'user'",
+        "SELECT count(*) >= 0 FROM turbo.tb_tenant",
+        "SELECT turbo.fn_domain_version(NULL, 'user') > 0",
+        "SELECT count(*) >= 0 FROM turbo.fn_domain_last_bump(NULL, 'user')",
+    ];
+    all.iter().filter(|sql| wire.ask(&query(sql)).contains("D(t)")).count()
+}
+
+/// Readers are everybody, or who the owner names; an upgrade keeps that, and nobody's writes need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_are_who_is_named() {
+    let env = Env::with(Setup { tables: false, ..Setup::default() }).await;
+    env.direct(r#"CREATE ROLE app LOGIN; CREATE ROLE reports LOGIN; CREATE ROLE "Odd; name" LOGIN"#).await;
+    versions::install(&env.direct).await.unwrap();
+    env.direct(APPLICATION).await;
+    env.direct("GRANT ALL ON ALL TABLES IN SCHEMA public TO app, reports").await;
+    application_works(&env, "app", "postgres", &env.direct).await;
+    let roles = ["app", "reports", "Odd; name"];
+    let seen = |expected: [usize; 3]| {
+        for (role, expected) in roles.iter().zip(expected) {
+            assert_eq!(reads(&env, role, "postgres"), expected, "{role}");
+        }
+    };
+    seen([4, 4, 4]);
+    for (readers, expected) in [(&["reports", "Odd; name"][..], [0, 4, 4]), (&["reports"], [0, 4, 0])] {
+        let readers: Vec<String> = readers.iter().map(|&role| role.to_owned()).collect();
+        versions::set_readers(&env.direct, &readers).await.unwrap();
+        seen(expected);
+        env.direct("TRUNCATE tv_user").await;
+        application_works(&env, "app", "postgres", &env.direct).await;
+    }
+    assert!(versions::set_readers(&env.direct, &["nobody".to_owned()]).await.is_err());
+    // As of another text: the next install makes everything anew.
+    env.direct("UPDATE turbo.tb_schema_code SET checksum = 'former'").await;
+    versions::install(&env.direct).await.unwrap();
+    assert_eq!(versions::state(&env.direct).await.unwrap(), SchemaState::Current);
+    seen([0, 4, 0]);
+    versions::set_readers(&env.direct, &["PUBLIC".to_owned()]).await.unwrap();
+    seen([4, 4, 4]);
+    env.stop().await;
 }
 
 /// Roles that own a database and are no superusers, as managed services hand them out.
@@ -125,6 +167,7 @@ async fn owners_that_are_no_superusers_install_into_hardened_databases() {
             application.batch_execute(APPLICATION).await.unwrap();
             application.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO app").await.unwrap();
             application_works(&env, "app", &database, &application).await;
+            assert_eq!(reads(&env, "app", &database), 4, "{owner}: {harden}");
             let folded = installer.query_one("SELECT turbo.fn_fold(1000)", &[]).await.unwrap().get::<_, i32>(0);
             assert!(folded != -2, "{owner}: {harden}");
             let app = try_connect_as(env.cluster.port(), "app", &database).await.unwrap();

@@ -6,6 +6,16 @@ DO $grants$
 DECLARE
     v_default record;
     v_table text;
+    -- Grants of columns are nobody's default: the schema had its grants, and readers are who its owner has left there.
+    v_readers text[] := CASE WHEN EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x
+         WHERE a.attrelid OPERATOR(pg_catalog.=) 'turbo.tb_bump'::pg_catalog.regclass AND x.grantee OPERATOR(pg_catalog.=) 0)
+      THEN ARRAY(
+        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(a.grantee) END
+          FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+         WHERE c.oid OPERATOR(pg_catalog.=) 'turbo.tb_tenant'::pg_catalog.regclass
+           AND a.privilege_type OPERATOR(pg_catalog.=) 'SELECT' AND a.grantee OPERATOR(pg_catalog.<>) c.relowner)
+      ELSE '{PUBLIC}' END;
 BEGIN
     FOR v_table IN
         SELECT c.relname FROM pg_catalog.pg_class c
@@ -24,15 +34,15 @@ BEGIN
             CASE v_default.kind WHEN 'r' THEN 'ALL TABLES IN SCHEMA' WHEN 'f' THEN 'ALL FUNCTIONS IN SCHEMA' ELSE 'SCHEMA' END,
             CASE v_default.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(v_default.grantee)) END);
     END LOOP;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA turbo FROM PUBLIC;
+    REVOKE ALL ON ALL TABLES IN SCHEMA turbo FROM PUBLIC;
+    PERFORM turbo.fn_set_readers(v_readers);
 END
 $grants$;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA turbo FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA turbo FROM PUBLIC;
 GRANT USAGE ON SCHEMA turbo TO PUBLIC;
--- Readers.
-GRANT SELECT ON turbo.tb_domain_version, turbo.tb_domain_cascade, turbo.tb_domain, turbo.tb_tenant TO PUBLIC;
-GRANT EXECUTE ON FUNCTION turbo.fn_domain_version(uuid, text), turbo.fn_domain_last_bump(uuid, text), turbo.fn_incarnation()
-    TO PUBLIC;
+-- Names of domains and cascades are read by what runs in a client's transaction, and tell of nobody.
+GRANT SELECT ON turbo.tb_domain_cascade, turbo.tb_domain TO PUBLIC;
+GRANT EXECUTE ON FUNCTION turbo.fn_incarnation() TO PUBLIC;
 -- What runs in a client's transaction. The other columns of the log have defaults that nobody may choose.
 GRANT INSERT (tenant_id, domain, bumps) ON turbo.tb_bump TO PUBLIC;
 GRANT EXECUTE ON FUNCTION

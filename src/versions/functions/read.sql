@@ -142,3 +142,26 @@ SELECT k.tenant_id,
         SELECT n.tenant_id, n.domain FROM turbo.tb_key_new n) k;
 COMMENT ON VIEW turbo.tb_domain_version IS
     'Versions of all known (tenant, domain): folded base plus bump log; consistent in any snapshot.';
+
+-- Who may read what tells of tenants and of who wrote when; 'PUBLIC' is everybody. Called by the schema's owner, and by
+-- upgrades, which keep what it has set.
+CREATE OR REPLACE FUNCTION turbo.fn_set_readers(readers text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    v_role text;
+BEGIN
+    FOR v_role IN
+        SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+          FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+         WHERE c.oid IN ('turbo.tb_domain_version'::regclass, 'turbo.tb_tenant'::regclass) AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE format('REVOKE ALL ON turbo.tb_domain_version, turbo.tb_tenant FROM %s', v_role);
+        EXECUTE format('REVOKE ALL ON FUNCTION turbo.fn_domain_version(uuid, text), turbo.fn_domain_last_bump(uuid, text) FROM %s', v_role);
+    END LOOP;
+    FOR v_role IN SELECT CASE r.name WHEN 'PUBLIC' THEN r.name ELSE quote_ident(r.name) END FROM unnest(readers) AS r (name) LOOP
+        EXECUTE format('GRANT SELECT ON turbo.tb_domain_version, turbo.tb_tenant TO %s', v_role);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION turbo.fn_domain_version(uuid, text), turbo.fn_domain_last_bump(uuid, text) TO %s', v_role);
+    END LOOP;
+END
+$function$;
