@@ -8,11 +8,12 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::late::LateBumps;
@@ -20,7 +21,7 @@ use super::signals::{Signal, Signals};
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
-use crate::session::{ClientStep, Event, Output, ServerStep, Session, View};
+use crate::session::{Ahead, ClientStep, Event, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::framing::run_bytes;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
@@ -108,6 +109,10 @@ pub(super) struct Pump {
     late: LateBumps,
     out: Output,
     held: bool,
+    /// The text of the client's next message is being analysed.
+    thinking: Option<JoinHandle<Ahead>>,
+    /// Texts longer than that are, in bytes.
+    long_text_bytes: usize,
     /// Nothing more of the client is processed.
     last_words: bool,
     client_gone: bool,
@@ -143,9 +148,10 @@ impl Connection {
 
 /// A pump without a database, that has logged in.
 #[cfg(test)]
-pub(super) fn pump_for_tests(client: Socket, server: Socket, session: Session) -> Pump {
+pub(super) fn pump_for_tests(client: Socket, server: Socket, session: Session, long_text_bytes: usize) -> Pump {
     let late = LateBumps { home: tokio::runtime::Handle::current(), kill: CancellationToken::new() };
-    Pump::new(client, server, Some(session), Arc::new(Metrics::new()), late)
+    let pump = Pump::new(client, server, Some(session), Arc::new(Metrics::new()), late);
+    Pump { long_text_bytes, ..pump }
 }
 
 impl Pump {
@@ -163,6 +169,8 @@ impl Pump {
             late,
             out: Output::default(),
             held: false,
+            thinking: None,
+            long_text_bytes: limits::TEXT_BYTES_AT_ONCE,
             last_words: false,
             client_gone: false,
             server_shut: false,
@@ -199,11 +207,27 @@ impl Pump {
 
     /// Reads and writes what can be; ready when something was.
     fn poll_sockets(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let thought = self.poll_thought(context)?.is_ready();
         let client = self.reads_client() && self.poll_client(context)?.is_ready();
         let server = self.reads_server() && self.poll_server(context)?.is_ready();
         let down = self.writes_client() && self.client.poll_writable(context)?.is_ready();
         let up = self.writes_server() && self.server.poll_writable(context)?.is_ready();
-        if client || server || down || up { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if thought || client || server || down || up { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+
+    /// Goes on with the client's messages when the next one's text is analysed.
+    fn poll_thought(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(thinking) = &mut self.thinking else { return Poll::Pending };
+        let ahead = ready!(Pin::new(thinking).poll(context)).map_err(io::Error::other)?;
+        self.thinking = None;
+        if let Some(session) = &mut self.session {
+            session.set_ahead(Some(ahead));
+        }
+        if !self.held {
+            self.process_client_input()?;
+            self.write_out()?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     pub(super) fn bumps_lost(&self) -> u32 {
@@ -221,7 +245,7 @@ impl Pump {
 
     const fn reads_client(&self) -> bool {
         // A client that is held back is still read a little: its end is to be noticed.
-        let room = !self.held || self.up.input.len() < limits::READ_BYTES;
+        let room = !(self.held || self.thinking.is_some()) || self.up.input.len() < limits::READ_BYTES;
         let below = self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
         !self.up.ended && room && !self.last_words && below
     }
@@ -268,7 +292,7 @@ impl Pump {
     /// Passes the end of the client's stream on, once nothing of ours may have to follow: a server that looks for it
     /// (`client_connection_check_interval`) learns of it in the middle of a statement, as it does without us.
     async fn close_server_side(&mut self) {
-        let done = self.up.ended && !self.writes_server() && !self.held && !self.server_shut;
+        let done = self.up.ended && !self.writes_server() && !self.held && self.thinking.is_none() && !self.server_shut;
         if !done {
             return;
         }
@@ -388,7 +412,7 @@ impl Pump {
     fn process_client(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut at = 0;
         let mut relay_from = 0;
-        while at < bytes.len() && !self.held {
+        while at < bytes.len() && !self.held && self.thinking.is_none() {
             let rest = bytes.get(at..).unwrap_or_default();
             if self.last_words || self.session.is_none() {
                 at = bytes.len();
@@ -443,7 +467,14 @@ impl Pump {
         let Some(session) = &mut self.session else { return Ok(None) };
         let need = session.client_need(header.message_type, header.body_bytes);
         let Some(body) = need.body(header, rest) else { return Ok(None) };
+        if let Some(text) = session.long_text(header.message_type, body, self.long_text_bytes) {
+            self.thinking = Some(tokio::task::spawn_blocking(move || text.analyze()));
+            return Ok(None);
+        }
         let step = session.on_client(header.message_type, header.body_bytes, body, &mut self.out);
+        if step != ClientStep::Hold {
+            session.set_ahead(None);
+        }
         let length = header.frame_bytes().min(rest.len());
         self.up.observed = step == ClientStep::Relay && session.observes(header.message_type);
         if self.up.observed {

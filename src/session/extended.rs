@@ -35,7 +35,13 @@ impl Session {
         // Behind a change of settings in the same pipeline, texts that may be read in more than one way are not.
         let readable = !self.unit.changes_settings || (parse.sql.is_ascii() && !parse.sql.contains(&b'\\'));
         if readable && (self.settings.lexable || parse.sql.is_ascii()) {
-            Prepared::new(&self.view.analyzer, parse.sql, parse.type_bytes(), self.settings.standard_conforming_strings)
+            Prepared {
+                text: parse.sql.into(),
+                types: parse.type_bytes().into(),
+                analysis: self.analysis_of(parse.sql),
+                generation: self.view.analyzer.catalog.generation,
+                standard_conforming_strings: self.settings.standard_conforming_strings,
+            }
         } else {
             Prepared::opaque(Analysis::opaque(parse.sql.len(), UnknownReason::Encoding))
         }

@@ -31,6 +31,7 @@
 //! | other implicit transactions | before Sync; waits for command tags only where a statement may have changed no row |
 //! | not known before the server has answered | waits for the answer |
 
+mod ahead;
 mod bump;
 mod by_name;
 mod copy;
@@ -50,6 +51,7 @@ mod transaction;
 
 use std::sync::Arc;
 
+pub use ahead::{Ahead, LongText};
 pub use event::{Event, StatementClass};
 
 use self::bump::{Bumps, Condition, Injector, One};
@@ -218,6 +220,8 @@ pub struct Session {
     bumps_owed: u32,
     /// ReadyForQuery that waits for a late bump.
     late_ready: Option<TransactionStatus>,
+    /// The analysis of the next message's text, if that is long.
+    ahead: Option<Ahead>,
 }
 
 /// How a unit outside of a block ends.
@@ -268,6 +272,7 @@ impl Session {
             flushed: false,
             bumps_owed: 0,
             late_ready: None,
+            ahead: None,
         }
     }
 
@@ -434,11 +439,13 @@ impl Session {
         self.copy_in != CopyIn::Active && self.outstanding.iter().any(Request::ends_with_ready)
     }
 
-    /// Whether an answer is due behind which the server may have to get something of ours: a text once more, a Sync, a ROLLBACK.
+    /// Whether an answer is due behind which the server may have to get something of ours: a text once more, a Sync,
+    /// a ROLLBACK, a bump.
     #[must_use]
     pub fn may_write(&self) -> bool {
         let synced = matches!(self.outstanding.iter().last(), Some(Request::Sync(_)));
-        self.owes_ready() && self.outstanding.iter().any(|request| request.may_need_more(synced))
+        let owes_bumps = self.bumps_lost() > 0;
+        self.owes_ready() && (owes_bumps || self.outstanding.iter().any(|request| request.may_need_more(synced)))
     }
 
     /// Nothing follows: the server gets what it waits for.

@@ -24,22 +24,19 @@ const TEXT_TYPES: [u32; 4] = [25, 1042, 1043, 705];
 /// A prepared statement.
 #[derive(Debug)]
 pub struct Prepared {
-    text: Box<[u8]>,
-    types: Box<[u8]>,
-    analysis: Arc<Analysis>,
-    generation: u64,
-    standard_conforming_strings: bool,
+    /// As the client gave it.
+    pub text: Box<[u8]>,
+    /// OIDs of parameters, as the Parse gave them.
+    pub types: Box<[u8]>,
+    /// Of the text.
+    pub analysis: Arc<Analysis>,
+    /// Of the catalog that it was analysed with.
+    pub generation: u64,
+    /// The setting under which it was analysed.
+    pub standard_conforming_strings: bool,
 }
 
 impl Prepared {
-    /// Analyses a Parse.
-    #[must_use]
-    pub fn new(analyzer: &Analyzer, text: &[u8], types: &[u8], standard_conforming_strings: bool) -> Self {
-        let generation = analyzer.catalog.generation;
-        let analysis = analyzer.analyze(text, standard_conforming_strings);
-        Self { text: text.into(), types: types.into(), analysis, generation, standard_conforming_strings }
-    }
-
     /// A statement whose text was too long to look at.
     #[must_use]
     pub fn opaque(analysis: Analysis) -> Self {

@@ -43,7 +43,7 @@ impl Session {
         if !self.settings.lexable && !text.is_ascii() {
             return self.on_opaque_query(out);
         }
-        let analysis = self.view.analyzer.analyze(text, self.settings.standard_conforming_strings);
+        let analysis = self.analysis_of(text);
         if analysis.opaque {
             return self.on_opaque_query(out);
         }

@@ -1,7 +1,9 @@
 //! Hostile and broken clients: their session ends, nothing else notices.
 
-use crate::support::wire::{Wire, bind, execute, message, packet, parse, query, startup, sync, transcript};
-use crate::support::{Env, Route, T1};
+use std::time::{Duration, Instant};
+
+use crate::support::wire::{Wire, bind, execute, message, packet, parse, query, startup, sync, transcript, unnamed};
+use crate::support::{Env, Route, Setup, T1};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_startup_packets() {
@@ -170,5 +172,35 @@ async fn a_database_that_is_not_there() {
         assert!(transcript(&wire.until_ready()).contains("does not exist"));
     }
     assert_eq!(env.running.as_ref().unwrap().databases.len(), 1);
+    env.stop().await;
+}
+
+/// Texts that take long to be analysed: the thread's other sessions go on meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_analysis_of_another_ones_text() {
+    let env = Env::with(Setup { config: "workers = 1".into(), ..Setup::default() }).await;
+    env.settle_catalog().await;
+    let (mut long, mut short) = (Wire::login(env.port), Wire::login(env.port));
+    let insert = format!("INSERT INTO tv_user SELECT 1, '{T1}' WHERE false;");
+    for (name, text) in [("names", format!("SELECT {}a", "a.".repeat(1 << 20))), ("inserts", insert.repeat(20_000))] {
+        for message in [query(&text), [unnamed(&text, &[]), sync()].concat()] {
+            let answer = std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| {
+                    long.send(&message);
+                    transcript(&long.until_ready())
+                });
+                let (start, mut longest) = (Instant::now(), Duration::ZERO);
+                while !waiting.is_finished() {
+                    let sent = Instant::now();
+                    assert_eq!(short.ask(&query("SELECT 1")), "T D(1) C(SELECT 1) ZI");
+                    longest = longest.max(sent.elapsed());
+                }
+                let all = start.elapsed();
+                assert!(longest < all / 3, "{name}: {longest:?} of {all:?}");
+                waiting.join().unwrap()
+            });
+            assert!(answer.ends_with("ZI"), "{name}: {}", answer.chars().take(200).collect::<String>());
+        }
+    }
     env.stop().await;
 }
