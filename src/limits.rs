@@ -84,6 +84,10 @@ pub const REMEMBERED_TEXT_BYTES_MAX: usize = 8 << 10;
 /// thread's other sessions wait. A longer one is analysed elsewhere, and its session alone waits.
 pub const TEXT_BYTES_AT_ONCE: usize = 64 << 10;
 
+/// Long texts that are analysed at the same time in the whole process; more would take the processors from the threads that
+/// relay. Further ones wait.
+pub const LONG_TEXTS_AT_ONCE: usize = 2;
+
 /// Longest time from accepting a connection to its startup packet (PostgreSQL's default for
 /// `authentication_timeout`).
 pub const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);

@@ -13,15 +13,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::late::LateBumps;
 use super::signals::{Signal, Signals};
 use super::socket::Socket;
 use crate::catalog::loader::{CatalogChange, Lease};
 use crate::limits;
-use crate::session::{Ahead, ClientStep, Event, Output, ServerStep, Session, View};
+use crate::session::{Ahead, ClientStep, Event, LongText, Output, ServerStep, Session, View};
 use crate::telemetry::metrics::Metrics;
 use crate::wire::framing::run_bytes;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, encode};
@@ -110,7 +111,7 @@ pub(super) struct Pump {
     out: Output,
     held: bool,
     /// The text of the client's next message is being analysed.
-    thinking: Option<JoinHandle<Ahead>>,
+    thinking: Option<AbortOnDropHandle<io::Result<Ahead>>>,
     /// Texts longer than that are, in bytes.
     long_text_bytes: usize,
     /// Nothing more of the client is processed.
@@ -146,12 +147,26 @@ impl Connection {
     }
 }
 
+/// Of all sessions that have a long text.
+static LONG_TEXTS: Semaphore = Semaphore::const_new(limits::LONG_TEXTS_AT_ONCE);
+
+async fn analyze(text: LongText) -> io::Result<Ahead> {
+    let turn = LONG_TEXTS.acquire().await.map_err(io::Error::other)?;
+    let analysis = move || {
+        // Until it ends, whoever waits for it or does no longer.
+        let _turn = turn;
+        text.analyze()
+    };
+    tokio::task::spawn_blocking(analysis).await.map_err(io::Error::other)
+}
+
 /// A pump without a database, that has logged in.
 #[cfg(test)]
 pub(super) fn pump_for_tests(client: Socket, server: Socket, session: Session, long_text_bytes: usize) -> Pump {
     let late = LateBumps { home: tokio::runtime::Handle::current(), kill: CancellationToken::new() };
-    let pump = Pump::new(client, server, Some(session), Arc::new(Metrics::new()), late);
-    Pump { long_text_bytes, ..pump }
+    let mut pump = Pump::new(client, server, Some(session), Arc::new(Metrics::new()), late);
+    pump.long_text_bytes = long_text_bytes;
+    pump
 }
 
 impl Pump {
@@ -218,7 +233,7 @@ impl Pump {
     /// Goes on with the client's messages when the next one's text is analysed.
     fn poll_thought(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(thinking) = &mut self.thinking else { return Poll::Pending };
-        let ahead = ready!(Pin::new(thinking).poll(context)).map_err(io::Error::other)?;
+        let ahead = ready!(Pin::new(thinking).poll(context)).map_err(io::Error::other)??;
         self.thinking = None;
         if let Some(session) = &mut self.session {
             session.set_ahead(Some(ahead));
@@ -468,7 +483,7 @@ impl Pump {
         let need = session.client_need(header.message_type, header.body_bytes);
         let Some(body) = need.body(header, rest) else { return Ok(None) };
         if let Some(text) = session.long_text(header.message_type, body, self.long_text_bytes) {
-            self.thinking = Some(tokio::task::spawn_blocking(move || text.analyze()));
+            self.thinking = Some(AbortOnDropHandle::new(tokio::spawn(analyze(text))));
             return Ok(None);
         }
         let step = session.on_client(header.message_type, header.body_bytes, body, &mut self.out);
