@@ -176,7 +176,7 @@ pub struct InstallArgs {
     pub server: ServerArgs,
     /// Only these roles may read versions, tenants, and who wrote when; PUBLIC is everybody [default: as it is; at first
     /// PUBLIC].
-    #[arg(long, value_name = "ROLE", value_delimiter = ',')]
+    #[arg(long, env = "TURNSTILE_READERS", value_name = "ROLE", value_delimiter = ',')]
     pub readers: Vec<String>,
 }
 
