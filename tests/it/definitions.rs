@@ -239,6 +239,7 @@ async fn definitions_that_concern_nobody() {
     };
     let mut id = 0;
     let mut wrong = Vec::new();
+    let old = env.server_version().await < 15;
     let concurrently = |text: &str| text.contains("CONCURRENTLY") || text.contains("REINDEX");
     for round in 0..6 {
         let block = round % 2 == 1;
@@ -258,6 +259,8 @@ async fn definitions_that_concern_nobody() {
             let measured = env.metric(stale) - before.1;
             // Members of a role that goes may be shown something else.
             let told = text.contains("DROP ROLE") && moved.contains("T1 +");
+            // PostgreSQL 14 adds its counters up at any time, between begin and end too: then more moves, now and then.
+            let told = told || (old && (text.starts_with("REFRESH") || text.starts_with("REINDEX")));
             if answer.contains("E(") || measured > 0.5 || (moved != "user: T1 +2" && !told) {
                 wrong.push(format!("{text}: {answer}: {moved:?}, measured {measured}"));
             }
