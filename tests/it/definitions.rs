@@ -259,8 +259,9 @@ async fn definitions_that_concern_nobody() {
             let measured = env.metric(stale) - before.1;
             // Members of a role that goes may be shown something else.
             let told = text.contains("DROP ROLE") && moved.contains("T1 +");
-            // PostgreSQL 14 adds its counters up at any time, between begin and end too: then more moves, now and then.
-            let told = told || (old && (text.starts_with("REFRESH") || text.starts_with("REINDEX")));
+            // PostgreSQL 14 adds its counters up at any time, between begin and end of a measurement too: what is measured
+            // moves more there, now and then.
+            let told = told || old;
             if answer.contains("E(") || measured > 0.5 || (moved != "user: T1 +2" && !told) {
                 wrong.push(format!("{text}: {answer}: {moved:?}, measured {measured}"));
             }
