@@ -258,9 +258,14 @@ impl Pump {
         }
     }
 
+    /// For an answer of the server, or the analysis of its text.
+    const fn client_waits(&self) -> bool {
+        self.held || self.thinking.is_some()
+    }
+
     const fn reads_client(&self) -> bool {
         // A client that is held back is still read a little: its end is to be noticed.
-        let room = !(self.held || self.thinking.is_some()) || self.up.input.len() < limits::READ_BYTES;
+        let room = !self.client_waits() || self.up.input.len() < limits::READ_BYTES;
         let below = self.up.output.len() < limits::OUTPUT_HIGH_WATER_BYTES;
         !self.up.ended && room && !self.last_words && below
     }
@@ -307,7 +312,7 @@ impl Pump {
     /// Passes the end of the client's stream on, once nothing of ours may have to follow: a server that looks for it
     /// (`client_connection_check_interval`) learns of it in the middle of a statement, as it does without us.
     async fn close_server_side(&mut self) {
-        let done = self.up.ended && !self.writes_server() && !self.held && self.thinking.is_none() && !self.server_shut;
+        let done = self.up.ended && !self.writes_server() && !self.client_waits() && !self.server_shut;
         if !done {
             return;
         }
@@ -315,9 +320,7 @@ impl Pump {
         if let Some(session) = self.session.as_mut().filter(|_| self.up.streaming == 0) {
             session.on_client_end(&mut self.out);
             self.up.output.append(&mut self.out.to_server);
-            if self.writes_server()
-                || self.session.as_ref().is_some_and(|session| session.may_write() || session.owes_late_bump())
-            {
+            if self.writes_server() || self.session.as_ref().is_some_and(Session::may_write) {
                 return;
             }
         }
@@ -427,7 +430,7 @@ impl Pump {
     fn process_client(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut at = 0;
         let mut relay_from = 0;
-        while at < bytes.len() && !self.held && self.thinking.is_none() {
+        while at < bytes.len() && !self.client_waits() {
             let rest = bytes.get(at..).unwrap_or_default();
             if self.last_words || self.session.is_none() {
                 at = bytes.len();

@@ -37,9 +37,7 @@ impl LateBumps {
             }
         })
     }
-}
 
-impl LateBumps {
     /// Keeps what an audit found: the client's role may not write it.
     pub fn note_finding(&self, database: Lease, finding: String) {
         drop(self.home.spawn(async move {

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Session, View};
+use super::Session;
 use crate::effect::Analysis;
+use crate::effect::cache::Analyzer;
 use crate::wire::frontend::{Parse, query_text};
 use crate::wire::message_type::frontend;
 
 /// A text that is to be analysed before its message is processed.
 #[derive(Debug)]
 pub struct LongText {
-    view: View,
+    analyzer: Arc<Analyzer>,
     text: Box<[u8]>,
     standard_conforming_strings: bool,
 }
@@ -26,7 +27,7 @@ impl LongText {
     /// Takes some 200 ns for each byte.
     #[must_use]
     pub fn analyze(self) -> Ahead {
-        let analysis = self.view.analyzer.analyze(&self.text, self.standard_conforming_strings);
+        let analysis = self.analyzer.analyze(&self.text, self.standard_conforming_strings);
         Ahead { of: self, analysis }
     }
 }
@@ -46,7 +47,7 @@ impl Session {
         // Once: where the catalog has changed since, it is analysed again in its turn, or that might never end.
         let known = self.ahead.as_ref().is_some_and(|ahead| *ahead.of.text == *text);
         (text.len() > bytes && !known).then(|| LongText {
-            view: self.view.clone(),
+            analyzer: Arc::clone(&self.view.analyzer),
             text: text.into(),
             standard_conforming_strings: self.settings.standard_conforming_strings,
         })
@@ -61,7 +62,7 @@ impl Session {
     pub(super) fn analysis_of(&self, text: &[u8]) -> Arc<Analysis> {
         let standard_conforming_strings = self.settings.standard_conforming_strings;
         let ahead = self.ahead.as_ref().filter(|Ahead { of, .. }| {
-            Arc::ptr_eq(&of.view.analyzer, &self.view.analyzer)
+            Arc::ptr_eq(&of.analyzer, &self.view.analyzer)
                 && of.standard_conforming_strings == standard_conforming_strings
                 && *of.text == *text
         });

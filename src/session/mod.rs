@@ -439,13 +439,14 @@ impl Session {
         self.copy_in != CopyIn::Active && self.outstanding.iter().any(Request::ends_with_ready)
     }
 
-    /// Whether an answer is due behind which the server may have to get something of ours: a text once more, a Sync,
-    /// a ROLLBACK, a bump.
+    /// Whether the server may have to get something of ours yet: behind an answer that is due (a text once more, a Sync, a
+    /// ROLLBACK), or a late bump.
     #[must_use]
     pub fn may_write(&self) -> bool {
         let synced = matches!(self.outstanding.iter().last(), Some(Request::Sync(_)));
         let owes_bumps = self.bumps_lost() > 0;
-        self.owes_ready() && (owes_bumps || self.outstanding.iter().any(|request| request.may_need_more(synced)))
+        let needs_more = || self.outstanding.iter().any(|request| request.may_need_more(synced));
+        self.owes_late_bump() || (self.owes_ready() && (owes_bumps || needs_more()))
     }
 
     /// Nothing follows: the server gets what it waits for.

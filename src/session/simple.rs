@@ -148,12 +148,13 @@ impl Session {
         let ddl = analysis.statements.iter().any(|statement| statement.ddl);
         // A DROP that says itself what it changes is judged by the catalog that it finds: what it drops is gone when the
         // server could measure it.
-        let says_itself = analysis.single().is_some_and(|statement| matches!(self.act(statement), Act::Write { .. }));
+        let says_itself =
+            ddl && analysis.single().is_some_and(|statement| matches!(self.act(statement), Act::Write { .. }));
         if ddl && !says_itself {
             self.note_ddl(out);
         }
         let step = self.send_text(text, analysis, ddl, out);
-        if ddl && says_itself {
+        if says_itself {
             self.note_ddl(out);
         }
         step

@@ -1,7 +1,7 @@
 //! Catalog and measurement against a real server: what a statement drags along.
 
 use crate::support::wire::{Wire, message, query, sync, unnamed};
-use crate::support::{Env, Route, Setup, T1, eventually};
+use crate::support::{Env, Route, Setup, T1, T2, eventually};
 
 const OBJECTS: &str = "
     CREATE TABLE tb_source (id int PRIMARY KEY, tenant_id uuid);
@@ -458,4 +458,38 @@ async fn extended_copies_through_a_pooler() {
         assert_eq!(wire.ask(&query("SELECT 1")), wire.ask(&query("SELECT 1")), "{route:?}");
         env.stop().await;
     }
+}
+
+/// A text that is analysed elsewhere moves what a short one does, also when the catalog changes meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_texts_move_what_short_ones_do() {
+    let env = Env::new(Route::Direct).await;
+    env.settle_catalog().await;
+    let mut wire = Wire::login(env.port);
+    let mut id = 0;
+    for settled in [true, false] {
+        for tenants in [&[T1][..], &[T1, T2]] {
+            let mut text = || {
+                id += 4_000;
+                let row = |n: usize| format!("({}, '{}')", id + n, tenants[n % tenants.len()]);
+                format!("INSERT INTO tv_user VALUES {}", (0..3_000).map(row).collect::<Vec<_>>().join(", "))
+            };
+            let flights = [query(&text()), [unnamed(&text(), &[]), sync()].concat()];
+            for flight in flights {
+                assert!(flight.len() > turnstile::limits::TEXT_BYTES_AT_ONCE);
+                if settled {
+                    env.settle_catalog().await;
+                } else {
+                    wire.ask(&query("ALTER TABLE tb_user SET (fillfactor = 90)"));
+                }
+                let before = env.versions().await;
+                let answer = wire.ask(&flight);
+                assert!(answer.contains("C(INSERT 0 3000)") && answer.ends_with("ZI"), "{answer}");
+                let moved = env.versions().await.since(&before);
+                let exact = if tenants.len() == 1 { "user: T1 +1" } else { "user: T1 +1, T2 +1" };
+                assert!(moved == exact || (!settled && moved.starts_with("user: ")), "{moved}");
+            }
+        }
+    }
+    env.stop().await;
 }
